@@ -24,6 +24,14 @@ struct nng_view { /* an opened journal */
  * opened. */
 int nng_view_open(struct nng_view *v, const char *path, int fd, bool writable);
 void nng_view_close(struct nng_view *v);
+/* Read hdr again (its atomics are those of the moment of the copy). 0 or -errno as above; on failure the
+ * old copy stays. */
+int nng_view_refresh(struct nng_view *v);
+/* [monitor, once] From now on a SIGBUS inside v->j (somebody cut the file short) lays zeroed anonymous
+ * memory over it instead of killing us; nng_view_gone then is true. Everything else in this header reads
+ * by pread and never faults. */
+void nng_view_guard(const struct nng_view *v);
+bool nng_view_gone(void);
 
 /* A record copied out and checked. */
 struct nng_got {
@@ -34,6 +42,8 @@ struct nng_got {
 
 enum nng_ring_id { NNG_RING_EVENTS, NNG_RING_TRACE, NNG_RING_SAMPLES };
 
+#define NNG_LATE_N 16u
+
 struct nng_cursor {
     enum nng_ring_id ring;
     uint64_t next;  /* next ticket to read */
@@ -41,6 +51,11 @@ struct nng_cursor {
     uint64_t torn;  /* tickets skipped because they never were committed or fail their check */
     uint64_t hole;  /* ticket that was found uncommitted ... */
     uint64_t hole_since_ns; /* ... and since when; a live writer gets 20 ms before it counts as torn */
+    uint64_t hole_next;     /* tickets given out when that hole was found: the others wait with it */
+    /* Skipped as torn, but looked at again: a writer may only have had no CPU. Such a record comes out
+     * of order (go by its time), and `torn` is corrected. */
+    unsigned n_late;
+    uint64_t late[NNG_LATE_N];
 };
 
 /* Start of the oldest matter still there. */
