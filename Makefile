@@ -56,7 +56,7 @@ $(BUILD)/nnguard: $(BIN_OBJ)
 
 $(BUILD)/so/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(SO_CFLAGS) -MMD -MP -c $< -o $@
+	$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(SO_CFLAGS) $(SO_EXTRA) -MMD -MP -c $< -o $@
 
 $(BUILD)/bin/%.o: %.c
 	@mkdir -p $(@D)
