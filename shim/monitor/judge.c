@@ -1,0 +1,684 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Is this death an incident, or somebody's will, or a consequence? Silence at every normal end is as
+ * important as words at a bad one. What cannot be told yet is postponed by a bounded time, never for
+ * ever, and never where the process waits for us.
+ */
+#include "mon.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define WAIT_STATUS (150 * NNG_MS)  /* for the parent to reap where the kernel does not tell */
+#define WAIT_OTHERS (300 * NNG_MS)  /* to see whether the whole run got the same signal */
+#define WAIT_KILLS (5 * NNG_MS)     /* kills of one OOM or one kill -9 of a group come together */
+#define WAIT_SHM (200 * NNG_MS)     /* does the process that got ENOSPC live on? */
+#define CHAIN (20 * NNG_SECOND)     /* the trainer drains up to 10 s before it gives up */
+#define STACK_MS 400
+
+static struct nng_evidence scratch;
+static struct nng_verdict scratch_verdict;
+
+static bool is_fault(int sig)
+{
+    return sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGFPE || sig == SIGILL ||
+           sig == SIGSYS || sig == SIGTRAP;
+}
+
+static bool cause_is(const char *id)
+{
+    return scratch_verdict.cause && !strcmp(scratch_verdict.cause, id);
+}
+
+/* ---- incidents -------------------------------------------------------------------------------- */
+static bool same_thing(const struct nng_incident *i)
+{
+    bool nobody_died = i->ev.kind == NNG_K_STALL || scratch.kind == NNG_K_STALL;
+    return !strcmp(i->verdict.cause, scratch_verdict.cause) &&
+           (nobody_died || i->ev.who.role == scratch.who.role);
+}
+
+static int merge(struct nng_mon *m)
+{
+    for (int k = 0; k < m->run.n_incidents; k++) {
+        struct nng_incident *i = &m->run.incident[k];
+        if (!same_thing(i))
+            continue;
+        i->count++;
+        if (scratch.time_ns > i->last_time_ns)
+            i->last_time_ns = scratch.time_ns;
+        if (scratch_verdict.confidence > i->verdict.confidence) {
+            i->ev = scratch;
+            i->verdict = scratch_verdict;
+        }
+        return k;
+    }
+    return -1;
+}
+
+/* The evidence and the verdict lie in scratch; make it an incident and speak. */
+static int report_it(struct nng_mon *m, struct nng_tracked *t)
+{
+    int k = merge(m);
+    bool fresh = k < 0;
+
+    if (fresh) {
+        if (m->run.n_incidents == NNG_INCIDENTS) {
+            m->run.n_beyond++;
+            return -1;
+        }
+        k = m->run.n_incidents++;
+        struct nng_incident *i = &m->run.incident[k];
+        memset(i, 0, sizeof *i);
+        i->ev = scratch;
+        i->verdict = scratch_verdict;
+        i->count = 1;
+    }
+    t->incident = k;
+    if (cause_is("cgroup_oom") || cause_is("host_oom"))
+        nng_watch_took(m, t);
+    nng_model_moment(&m->model, scratch.time_ns, "%s: pid %d, %s", fresh ? "incident" : "again",
+                     t->pid, scratch_verdict.cause);
+    m->reports_stale = true;
+    if (m->live) {
+        if (fresh)
+            nng_speak_incident(m, &m->run.incident[k]);
+        atomic_store_explicit(&m->view.j->hdr.incidents, (uint32_t)m->run.n_incidents,
+                              memory_order_release);
+    }
+    return k;
+}
+
+static void decide(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind)
+{
+    nng_gather(m, t, kind, &scratch);
+    nng_causes_decide(&scratch, &scratch_verdict);
+    for (int k = 0; k < m->run.n_incidents; k++)
+        scratch.same_before += !strcmp(m->run.incident[k].verdict.cause, scratch_verdict.cause);
+}
+
+static void silent(struct nng_tracked *t, enum nng_why why, int by)
+{
+    t->judged = true;
+    t->judge_at = 0;
+    t->why = why;
+    t->why_signal_by = by;
+}
+
+/* True: wait until `after` the death was seen has passed. */
+static bool postpone(struct nng_tracked *t, uint64_t after)
+{
+    uint64_t now = nng_mon_now();
+    if (now >= t->death_seen_ns + after)
+        return false;
+    t->judge_at = t->death_seen_ns + after;
+    return true;
+}
+
+/* ---- by whose will? --------------------------------------------------------------------------- */
+static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sender)
+{
+    int sig = t->status.signal;
+
+    for (int i = t->n_kills; i-- > 0;) {
+        const struct nng_killrec *k = &t->kills[i];
+        bool fits = sig ? k->signal == sig
+                        : (k->signal == SIGTERM || k->signal == SIGINT || k->signal == SIGKILL);
+        if (k->by_parent && fits) {
+            *sender = k->sender;
+            return true;
+        }
+    }
+    if (sig && t->signalled == sig && t->signal_sender > 0 &&
+        nng_model_above(&m->model, t->signal_sender, t)) {
+        *sender = t->signal_sender;
+        return true;
+    }
+    return false;
+}
+
+/* The root got TERM, HUP or INT, or is gone: a worker's TERM is then part of the same will. */
+static bool whole_run_signalled(const struct nng_mon *m)
+{
+    const struct nng_tracked *r = m->model.root;
+    if (!r)
+        return m->root_dead;
+    if (r->dead || r->left)
+        return true;
+    if (r->signalled == SIGTERM || r->signalled == SIGHUP || r->signalled == SIGINT)
+        return true;
+    return r->n_kills > 0;
+}
+
+static bool entry_says(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb)
+{
+    struct nng_proc *p = malloc(sizeof *p);
+    char *raw = malloc(2 * (NNG_TAIL_SIZE + 1));
+    bool ok = false;
+
+    if (p && raw && t->proc_index >= 0 &&
+        nng_view_proc(&m->view, (unsigned)t->proc_index, p) && p->pid == (uint32_t)t->pid) {
+        char *clean = raw + NNG_TAIL_SIZE + 1;
+        unsigned n = nng_proc_tail(p, raw);
+        nng_text_clean(clean, NNG_TAIL_SIZE + 1, raw, n);
+        nng_text_traceback(clean, tb);
+        ok = tb->present;
+    }
+    free(raw);
+    free(p);
+    return ok;
+}
+
+static bool is_aftermath(const struct nng_traceback *tb)
+{
+    static const char *const types[] = {"BrokenPipeError",        "ConnectionResetError",
+                                        "ConnectionRefusedError", "ConnectionAbortedError",
+                                        "EOFError",               "BrokenProcessPool",
+                                        "TerminatedWorkerError"};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (!strcmp(tb->type, types[i]))
+            return true;
+    return false;
+}
+
+static bool after_an_incident(const struct nng_mon *m, uint64_t when)
+{
+    for (int k = 0; k < m->run.n_incidents; k++) {
+        uint64_t at = m->run.incident[k].last_time_ns;
+        if (m->run.incident[k].ev.time_ns > at)
+            at = m->run.incident[k].ev.time_ns;
+        if (when + NNG_SECOND >= at && when <= at + CHAIN)
+            return true;
+    }
+    return false;
+}
+
+static bool threads_failed(const struct nng_tracked *t)
+{
+    int have = t->n_fails < NNG_T_FAILS ? t->n_fails : NNG_T_FAILS;
+    for (int i = 0; i < have; i++)
+        if (t->fails[i].err == EAGAIN)
+            return true;
+    return false;
+}
+
+/* ---- workers ---------------------------------------------------------------------------------- */
+static void judge_clean(struct nng_mon *m, struct nng_tracked *t)
+{
+    struct nng_traceback tb = {0};
+
+    /* batchgenerators catches what its worker raises, prints it and ends with status 0 */
+    if (t->role == NNG_ROLE_WORKER && entry_says(m, t, &tb) && tb.background_worker &&
+        !tb.keyboard) {
+        decide(m, t, NNG_K_DEATH);
+        if (cause_is("unknown") || cause_is("worker_exit")) {
+            silent(t, NNG_WHY_NONE, 0);
+            return;
+        }
+        t->judged = true;
+        report_it(m, t);
+        return;
+    }
+    silent(t, NNG_WHY_NONE, 0);
+}
+
+/* 1: it is an incident, 0: settled as silent, -1: postponed */
+static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
+{
+    struct nng_traceback tb = {0};
+    const struct nng_tracked *parent = nng_model_find(&m->model, t->ppid);
+    int sig = t->status.signal;
+    int by = 0;
+
+    if (by_parent(m, t, &by)) {
+        silent(t, NNG_WHY_BY_PARENT, by);
+        return 0;
+    }
+    if (m->ending) {
+        silent(t, NNG_WHY_MONITOR, 0);
+        return 0;
+    }
+    if (!is_fault(sig) && ((m->root_dead && m->model.root && m->model.root->death_ns <= t->death_ns) ||
+                           (parent && parent->dead && parent->death_ns <= t->death_ns))) {
+        silent(t, NNG_WHY_PARENT_GONE, t->ppid);
+        return 0;
+    }
+    if (sig == SIGINT && !threads_failed(t)) {
+        silent(t, NNG_WHY_INTERRUPT, 0);
+        return 0;
+    }
+    if (sig == SIGTERM || sig == SIGHUP) {
+        if (whole_run_signalled(m)) {
+            silent(t, NNG_WHY_INTERRUPT, 0);
+            return 0;
+        }
+        return postpone(t, WAIT_OTHERS) ? -1 : 1;
+    }
+    if (sig == SIGKILL)
+        return postpone(t, WAIT_KILLS) ? -1 : 1;
+    if (sig == 0) {
+        bool has = entry_says(m, t, &tb);
+        if ((has && tb.keyboard && !threads_failed(t)) || (t->status.code == 130 && !has)) {
+            silent(t, NNG_WHY_INTERRUPT, 0);
+            return 0;
+        }
+        if (has && is_aftermath(&tb)) {
+            if (after_an_incident(m, t->death_ns) || whole_run_signalled(m)) {
+                silent(t, NNG_WHY_AFTERMATH, 0);
+                return 0;
+            }
+            return postpone(t, WAIT_OTHERS) ? -1 : 1;
+        }
+    }
+    return 1;
+}
+
+/* ---- the root --------------------------------------------------------------------------------- */
+static bool known_failure(void)
+{
+    static const char *const general[] = {"worker_exception", "worker_exit", "unknown",
+                                          "killed_unknown",   "interrupted"};
+    if (scratch_verdict.confidence < NNG_LIKELY)
+        return false;
+    for (size_t i = 0; i < sizeof general / sizeof general[0]; i++)
+        if (cause_is(general[i]))
+            return false;
+    return true;
+}
+
+static bool sent_itself(const struct nng_tracked *t, int sig)
+{
+    for (int i = 0; i < t->n_kills; i++)
+        if (t->kills[i].sender == t->pid && t->kills[i].signal == sig)
+            return true;
+    return t->signalled == sig && t->signal_sender == t->pid;
+}
+
+static void judge_root(struct nng_mon *m, struct nng_tracked *t)
+{
+    struct nng_traceback tb = {0};
+    int sig = t->status.signal;
+
+    m->root_judged = true;
+    t->judged = true;
+    t->judge_at = 0;
+    if (m->ending || sig == SIGINT || (!sig && t->status.code == 130)) {
+        t->why = m->ending ? NNG_WHY_MONITOR : NNG_WHY_INTERRUPT;
+        return;
+    }
+    if (sig) {
+        if ((sig == SIGTERM || sig == SIGHUP || sig == SIGKILL) && sent_itself(t, sig) &&
+            m->run.n_incidents == 0) {
+            t->why = NNG_WHY_INTERRUPT;
+            return;
+        }
+        decide(m, t, NNG_K_DEATH);
+        report_it(m, t);
+        return;
+    }
+    if (t->status.code == 0 || after_an_incident(m, nng_mon_now()))
+        return;
+    if (entry_says(m, t, &tb) && tb.keyboard) {
+        t->why = NNG_WHY_INTERRUPT;
+        return;
+    }
+    decide(m, t, NNG_K_FAILURE);
+    if (known_failure())
+        report_it(m, t);
+}
+
+void nng_judge_root_leaving(struct nng_mon *m)
+{
+    struct nng_tracked *t = m->model.root;
+
+    if (!t || t->judged)
+        return;
+    if (!t->status.known) {
+        t->status.known = t->status.inferred = true;
+        if (t->signalled && !t->left) {
+            t->status.signal = t->signalled;
+        } else if (t->left) {
+            t->status.code = t->left_code;
+        } else {
+            t->status.known = false;
+            return;
+        }
+        snprintf(t->status.source, sizeof t->status.source, "its own record");
+    }
+    if (t->incident < 0)
+        judge_root(m, t);
+    t->judged = true;
+    m->root_judged = true;
+}
+
+/* ---- entry points ----------------------------------------------------------------------------- */
+static void infer_status(struct nng_mon *m, struct nng_tracked *t)
+{
+    if (t->status.known)
+        return;
+    if (t->left) {
+        t->status.code = t->left_code;
+        snprintf(t->status.source, sizeof t->status.source, "its own record");
+    } else if (t->signalled) {
+        t->status.signal = t->signalled;
+        snprintf(t->status.source, sizeof t->status.source, "its own record");
+    } else if (t == m->model.root) {
+        /* no exit(), no _exit(), no caught signal: what is left is a kill */
+        t->status.signal = SIGKILL;
+        snprintf(t->status.source, sizeof t->status.source, "it left no record of an exit");
+    } else {
+        return;
+    }
+    t->status.known = t->status.inferred = true;
+}
+
+/* Already told while it was held: now the true status is known. */
+static void settle(struct nng_mon *m, struct nng_tracked *t)
+{
+    struct nng_incident *i = &m->run.incident[t->incident];
+    if (i->ev.who.pid == t->pid) {
+        i->ev.status = t->status;
+        i->ev.who.death_ns = t->death_ns;
+    }
+    t->judged = true;
+    t->judge_at = 0;
+    if (t == m->model.root)
+        m->root_judged = true;
+    m->reports_stale = true;
+}
+
+void nng_judge(struct nng_mon *m, struct nng_tracked *t)
+{
+    if (t->judged || !t->dead)
+        return;
+    if (!t->death_seen_ns)
+        t->death_seen_ns = nng_mon_now();
+    if (!t->status.known && m->live && postpone(t, WAIT_STATUS))
+        return;
+    infer_status(m, t);
+    t->judge_at = 0;
+    if (t->incident >= 0) {
+        settle(m, t);
+        return;
+    }
+    if (t->role == NNG_ROLE_HELPER) {
+        if (t->status.known && (t->status.signal || t->status.code))
+            nng_model_moment(&m->model, t->death_ns, "helper pid %d (%s) ended: %s %d", t->pid,
+                             t->comm, t->status.signal ? "signal" : "exit code",
+                             t->status.signal ? t->status.signal : t->status.code);
+        silent(t, NNG_WHY_NONE, 0);
+        return;
+    }
+    if (t == m->model.root) {
+        judge_root(m, t);
+        return;
+    }
+    if (!t->status.known) { /* nobody told, and it left nothing: no ground to speak on */
+        silent(t, NNG_WHY_NONE, 0);
+        return;
+    }
+    if (!t->status.signal && t->status.code == 0) {
+        judge_clean(m, t);
+        return;
+    }
+    if (worker_is_incident(m, t) <= 0)
+        return;
+    decide(m, t, NNG_K_DEATH);
+    t->judged = true;
+    t->judge_at = 0;
+    report_it(m, t);
+}
+
+static bool told_shm(struct nng_mon *m, struct nng_tracked *t)
+{
+    uint64_t total = 0;
+
+    if (m->stall_incident < 0)
+        return false;
+    for (size_t i = 0; i < m->model.n; i++) {
+        const struct nng_tracked *o = m->model.t[i];
+        int have = o->n_fails < NNG_T_FAILS ? o->n_fails : NNG_T_FAILS;
+        uint64_t most = 0;
+        for (int k = 0; k < have; k++)
+            if (o->fails[k].err == ENOSPC && (o->fails[k].flags & NNG_RF_DEVSHM) &&
+                o->fails[k].count > most)
+                most = o->fails[k].count;
+        total += most;
+    }
+    struct nng_incident *i = &m->run.incident[m->stall_incident];
+    if (total > i->count) {
+        i->count = (unsigned)total;
+        i->last_time_ns = t->fails[(t->n_fails - 1) % NNG_T_FAILS].time_ns;
+        m->reports_stale = true;
+    }
+    t->shm_told = true;
+    return true;
+}
+
+static bool trainers_name(const char *path)
+{
+    static const char *const names[] = {"torch_", "psm_", "pym-", "sem.", "mp-", "wnsm_"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strstr(path, names[i]))
+            return true;
+    return false;
+}
+
+void nng_judge_shm_failure(struct nng_mon *m, struct nng_tracked *t)
+{
+    const struct nng_failcall *f = &t->fails[(t->n_fails - 1) % NNG_T_FAILS];
+
+    if (told_shm(m, t) || t->shm_told || t->shm_judge_at)
+        return;
+    if (!trainers_name(f->path)) {
+        const struct nng_failcall *before = NULL;
+        for (int i = 1; i < NNG_T_FAILS && i < t->n_fails && !before; i++) {
+            const struct nng_failcall *o = &t->fails[(t->n_fails - 1 - i) % NNG_T_FAILS];
+            if (o->err == ENOSPC && (o->flags & NNG_RF_DEVSHM) &&
+                f->time_ns - o->time_ns <= 5 * NNG_SECOND)
+                before = o;
+        }
+        if (!before)
+            return;
+    }
+    t->shm_judge_at = nng_mon_now() + WAIT_SHM;
+}
+
+static void shm_due(struct nng_mon *m, struct nng_tracked *t)
+{
+    t->shm_judge_at = 0;
+    if (t->dead || t->left || t->signalled || told_shm(m, t))
+        return; /* its death speaks, or another's failure already did */
+    decide(m, t, NNG_K_STALL);
+    if (!cause_is("shm_exhausted"))
+        return;
+    t->shm_told = true;
+    int before = t->incident;
+    m->stall_incident = report_it(m, t);
+    t->incident = before; /* it lives: its death, if any, is a matter of its own */
+    told_shm(m, t);
+}
+
+void nng_judge_due(struct nng_mon *m, bool all)
+{
+    uint64_t now = nng_mon_now();
+
+    for (size_t i = 0; i < m->model.n; i++) {
+        struct nng_tracked *t = m->model.t[i];
+        if (t->judge_at && !t->judged && (all || now >= t->judge_at)) {
+            if (all && now < t->death_seen_ns + WAIT_OTHERS)
+                t->death_seen_ns = now - WAIT_OTHERS;
+            nng_judge(m, t);
+        }
+        if (t->shm_judge_at && (now >= t->shm_judge_at || (all && t != m->model.root)))
+            shm_due(m, t);
+    }
+}
+
+bool nng_judge_pending(const struct nng_mon *m)
+{
+    for (size_t i = 0; i < m->model.n; i++)
+        if ((m->model.t[i]->judge_at && !m->model.t[i]->judged) || m->model.t[i]->shm_judge_at)
+            return true;
+    return false;
+}
+
+/* ---- held ------------------------------------------------------------------------------------- */
+static void release(struct nng_mon *m, const struct nng_tracked *t)
+{
+    _Atomic uint32_t *word;
+
+    if (t->proc_index < 0)
+        return;
+    word = &m->view.j->procs[t->proc_index].fault.release;
+    atomic_store_explicit(word, 1, memory_order_release);
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void take_stack(struct nng_mon *m, struct nng_tracked *t, struct nng_stack *out)
+{
+    static struct nng_stack stack;
+    struct nng_stack_raw *raw;
+    int err = 0;
+
+    memset(&stack, 0, sizeof stack);
+    raw = nng_stack_take(t->pid, (int)scratch.fault.tid, &scratch.fault, STACK_MS, &err);
+    release(m, t);
+    if (!raw) {
+        nng_stack_from_fault(&scratch.fault, &stack);
+        if (!stack.why_not[0])
+            snprintf(stack.why_not, sizeof stack.why_not, "ptrace: %s", nng_errno_name(-err));
+    } else {
+        nng_stack_resolve(raw, &scratch.fault, &stack);
+    }
+    stack.n_python = out->n_python;
+    memcpy(stack.python, out->python, sizeof stack.python);
+    *out = stack;
+}
+
+void nng_judge_held(struct nng_mon *m, struct nng_tracked *t)
+{
+    int by;
+
+    if (t->judged || t->incident >= 0 || t->role == NNG_ROLE_HELPER) {
+        release(m, t);
+        return;
+    }
+    t->status.signal = t->signalled; /* so that by_parent compares the right one */
+    bool will = t != m->model.root && by_parent(m, t, &by);
+    t->status.signal = 0;
+    if (will || m->ending) {
+        release(m, t);
+        return;
+    }
+    decide(m, t, NNG_K_DEATH);
+    if (!scratch.has_fault) {
+        release(m, t);
+        return;
+    }
+    int k = report_it(m, t);
+    struct nng_incident *i = k >= 0 ? &m->run.incident[k] : NULL;
+    if (i && i->ev.who.pid == t->pid) {
+        take_stack(m, t, &i->ev.stack);
+        m->reports_stale = true;
+    } else {
+        release(m, t); /* the same thing again: its stack is not needed */
+    }
+}
+
+/* ---- what followed ---------------------------------------------------------------------------- */
+static void why_words(const struct nng_mon *m, const struct nng_tracked *t, struct nng_words *w)
+{
+    const char *by = t->why_signal_by == m->run.root_pid ? "the trainer" : "its parent";
+    const char *by_zh = t->why_signal_by == m->run.root_pid ? "训练主进程" : "其父进程";
+
+    switch (t->why) {
+    case NNG_WHY_BY_PARENT:
+        snprintf(w->en, sizeof w->en, "terminated by %s (pid %d)", by, t->why_signal_by);
+        snprintf(w->zh, sizeof w->zh, "被%s终止 (pid %d)", by_zh, t->why_signal_by);
+        break;
+    case NNG_WHY_PARENT_GONE:
+        snprintf(w->en, sizeof w->en, "ended after its parent was gone");
+        snprintf(w->zh, sizeof w->zh, "父进程消失后结束");
+        break;
+    case NNG_WHY_AFTERMATH:
+        snprintf(w->en, sizeof w->en, "lost its connection to a process that was gone");
+        snprintf(w->zh, sizeof w->zh, "与已消失的进程失去连接");
+        break;
+    case NNG_WHY_INTERRUPT:
+        snprintf(w->en, sizeof w->en, "interrupted together with the run");
+        snprintf(w->zh, sizeof w->zh, "随整个训练一起被中断");
+        break;
+    case NNG_WHY_MONITOR:
+        snprintf(w->en, sizeof w->en, "ended by nnguard (NNGUARD_ON_STALL=end)");
+        snprintf(w->zh, sizeof w->zh, "由 nnguard 结束 (NNGUARD_ON_STALL=end)");
+        break;
+    case NNG_WHY_NONE:
+    default:
+        w->en[0] = w->zh[0] = '\0';
+    }
+}
+
+static int chain_root(const struct nng_run *r)
+{
+    uint64_t at = r->end_boot_ns ? r->end_boot_ns : ~0ULL;
+    bool bad = !r->end_boot_ns || !r->exit.known || r->exit.signal || r->exit.code;
+    int best = -1;
+
+    if (!bad || r->n_incidents == 0)
+        return -1;
+    /* The last incident, then whatever lies shortly before it: the earliest of that chain. */
+    for (int k = 0; k < r->n_incidents; k++)
+        if (best < 0 || r->incident[k].ev.time_ns > r->incident[best].ev.time_ns)
+            best = k;
+    at = r->incident[best].ev.time_ns;
+    for (bool again = true; again;) {
+        again = false;
+        for (int k = 0; k < r->n_incidents; k++) {
+            const struct nng_incident *i = &r->incident[k];
+            uint64_t last = i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
+            if (i->ev.time_ns < at && (last + CHAIN >= at)) {
+                at = i->ev.time_ns;
+                best = k;
+                again = true;
+            }
+        }
+    }
+    return best;
+}
+
+void nng_judge_conclude(struct nng_mon *m)
+{
+    struct nng_run *r = &m->run;
+    struct nng_tracked *root = m->model.root;
+
+    if (root && root->status.known)
+        r->exit = root->status;
+    r->root = chain_root(r);
+    for (int k = 0; k < r->n_incidents; k++)
+        r->incident[k].n_consequences = 0;
+    for (size_t i = 0; i < m->model.n; i++) {
+        const struct nng_tracked *t = m->model.t[i];
+        struct nng_incident *of = NULL;
+        if (!t->dead || t->why == NNG_WHY_NONE || t->role == NNG_ROLE_HELPER)
+            continue;
+        for (int k = 0; k < r->n_incidents; k++)
+            if (r->incident[k].ev.time_ns <= t->death_ns + 5 * NNG_SECOND &&
+                (!of || r->incident[k].ev.time_ns < of->ev.time_ns) &&
+                t->death_ns <= r->incident[k].ev.time_ns + 10 * CHAIN)
+                of = &r->incident[k];
+        if (!of || of->n_consequences == NNG_CONSEQUENCES)
+            continue;
+        struct nng_consequence *c = &of->consequence[of->n_consequences++];
+        c->pid = t->pid;
+        c->signal = t->status.signal;
+        c->code = t->status.code;
+        why_words(m, t, &c->why);
+    }
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * State of the monitor, shared by its files: follow.c (the loop: journal, deaths, time), watch.c
+ * (samples: memory, cgroup, /dev/shm), gather.c (evidence of one incident), judge.c (is it an incident,
+ * which one, what follows from it), speak.c (stderr and files). Data flows in that order.
+ */
+#ifndef NNG_MONITOR_MON_H
+#define NNG_MONITOR_MON_H
+
+#include "model.h"
+#include "monitor.h"
+
+#define NNG_SECOND 1000000000ULL
+#define NNG_MS 1000000ULL
+#define NNG_WINDOW (10 * NNG_SECOND) /* a kill counter's rise and a death belong together within it */
+#define NNG_WATCHED 8                /* memory cgroups of one run */
+#define NNG_HISTORY 32
+#define NNG_FOREIGN 128
+#define NNG_LEVELS 8
+
+struct nng_count { /* one reading of counters that only rise */
+    uint64_t time_ns;
+    int64_t kills, fails;
+};
+
+struct nng_stranger { /* a process in our cgroup that is not of this run */
+    int pid;
+    uint64_t start_ticks, seen_ns;
+    bool ours; /* a descendant that is not Python: looked up once */
+};
+
+struct nng_watched { /* a memory cgroup in which processes of the run live */
+    char folder[512];
+    int version;
+    struct nng_cgroup cg;
+    int64_t first_kills;
+    unsigned n_history; /* ring, one a second */
+    struct nng_count history[NNG_HISTORY];
+    unsigned n_taken; /* kills already attributed to a victim: when */
+    uint64_t taken[NNG_HISTORY];
+    unsigned n_strangers;
+    struct nng_stranger stranger[NNG_FOREIGN];
+    bool strangers_unknown; /* too many, or not readable */
+    struct nng_cgmem now;
+    int64_t peak_seen;
+    uint64_t chain_ns;
+    int n_chain, n_chain_before;
+    struct nng_cglevel chain[NNG_LEVELS], chain_before[NNG_LEVELS];
+};
+
+struct nng_mon {
+    bool live; /* false: post-mortem, nothing outside the journal may be looked at */
+    struct nng_view view;
+    struct nng_cursor events;
+    struct nng_model model;
+    struct nng_run run;
+    struct nng_style style;
+    bool quiet;
+    bool end_on_stall;
+    uint64_t stall_ns;
+    int err_fd; /* 2, or -1 after it was closed */
+
+    unsigned n_watched;
+    struct nng_watched watched[NNG_WATCHED];
+    unsigned n_vmstat;
+    struct nng_count vmstat[NNG_HISTORY];
+    struct nng_kmsg_reader *kmsg;
+    int64_t run_rss, shm_used;
+    uint64_t sampled_ns;
+
+    bool root_dead;
+    bool root_judged;
+    bool closing_spoken;
+    bool reports_stale; /* something became known since the last write */
+    uint64_t reports_ns;
+    int stall_incident;      /* index of the incident that made the run stand still, or -1 */
+    uint64_t progress_ns;    /* last sign of progress of the root */
+    uint32_t root_tail_pos;
+    uint64_t root_cpu_ns;
+    uint64_t reminded_ns;
+    int ending; /* steps of NNGUARD_ON_STALL=end taken */
+    uint64_t ending_ns;
+};
+
+uint64_t nng_mon_now(void); /* BOOTTIME */
+
+/* watch.c */
+void nng_watch_sample(struct nng_mon *m);
+void nng_watch_place(struct nng_mon *m, struct nng_tracked *t); /* find its cgroup */
+void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out);
+int64_t nng_watch_vmstat(struct nng_mon *m);
+void nng_watch_took(struct nng_mon *m, const struct nng_tracked *t); /* a kill is accounted for */
+/* post-mortem: fill memory fields from the last samples of the journal */
+void nng_watch_from_samples(struct nng_mon *m, struct nng_memscope *mem, int64_t *run_rss);
+
+/* gather.c */
+void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
+                struct nng_evidence *ev);
+
+/* judge.c */
+/* Something is new about t: judge it if the time has come. */
+void nng_judge(struct nng_mon *m, struct nng_tracked *t);
+/* Judge whatever was postponed and is due; `all`: now, without waiting longer. */
+void nng_judge_due(struct nng_mon *m, bool all);
+bool nng_judge_pending(const struct nng_mon *m);
+/* A fatal signal's default action is next and the process waits for its stack. */
+void nng_judge_held(struct nng_mon *m, struct nng_tracked *t);
+/* A FAIL record of t on /dev/shm. */
+void nng_judge_shm_failure(struct nng_mon *m, struct nng_tracked *t);
+/* The root has said that it leaves (code), or will die of a signal, and waits for us. */
+void nng_judge_root_leaving(struct nng_mon *m);
+/* Fill consequences and the root incident; call before writing reports. */
+void nng_judge_conclude(struct nng_mon *m);
+
+/* speak.c */
+void nng_speak_incident(struct nng_mon *m, struct nng_incident *i);
+void nng_speak_closing(struct nng_mon *m);
+void nng_speak_reminder(struct nng_mon *m, struct nng_incident *i);
+void nng_speak_line(struct nng_mon *m, const char *en, const char *zh);
+void nng_speak_reports(struct nng_mon *m); /* report.txt and report.json */
+
+/* postmortem.c: a run beside this one that ended together with its monitor is told of, once */
+void nng_postmortem_of_others(struct nng_mon *m);
+
+/* run.c */
+void nng_mon_run_init(struct nng_mon *m); /* struct nng_run from the header */
+
+#endif

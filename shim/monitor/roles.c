@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Who is a worker, who a helper. A worker was forked by a Python process and has not exec'd since, or
+ * its command line is multiprocessing's, loky's or a launcher's rank; everything else that was exec'd is
+ * a helper, whose death is no incident. The command lines are those of CPython's
+ * multiprocessing/{spawn,forkserver,resource_tracker}.py, joblib/loky's popen_loky_posix and torch's
+ * _inductor/compile_worker.
+ */
+#include "model.h"
+
+#include <string.h>
+
+static bool says(const struct nng_tracked *t, const char *needle)
+{
+    return strstr(t->cmdline, needle) != NULL;
+}
+
+static bool is_launcher(const struct nng_tracked *t)
+{
+    return says(t, "torchrun") || says(t, "torch.distributed.run") ||
+           says(t, "torch.distributed.launch") || says(t, "torch/distributed/run") ||
+           says(t, "accelerate launch") || says(t, "accelerate.commands.launch") ||
+           says(t, "bin/deepspeed") || says(t, "deepspeed.launcher");
+}
+
+static void by_command(struct nng_tracked *t, const struct nng_tracked *parent)
+{
+    t->method = NNG_SM_EXEC;
+    t->role = NNG_ROLE_HELPER;
+    if (says(t, "multiprocessing.resource_tracker") || says(t, "semaphore_tracker") ||
+        says(t, "loky.backend.resource_tracker"))
+        return;
+    if (says(t, "multiprocessing.forkserver")) {
+        t->forkserver = true;
+        return;
+    }
+    if (says(t, "_inductor/compile_worker") || says(t, "_inductor.compile_worker")) {
+        t->compile_worker = true;
+        return;
+    }
+    if (says(t, "--multiprocessing-fork") || says(t, "multiprocessing.spawn import spawn_main") ||
+        says(t, "popen_loky")) {
+        t->method = NNG_SM_SPAWN;
+        t->role = NNG_ROLE_WORKER;
+        return;
+    }
+    if (parent && parent->launcher && t->rank >= 0)
+        t->role = NNG_ROLE_WORKER;
+}
+
+/* The lowest number that no living sibling bears, so that a Pool that replaces its workers for ever
+ * still has "worker 2 of 3". */
+static void number(struct nng_model *m, struct nng_tracked *t, struct nng_tracked *parent)
+{
+    int alive = 1;
+    int want = 1;
+    for (bool taken = true; taken;) {
+        taken = false;
+        for (size_t i = 0; i < m->n; i++) {
+            const struct nng_tracked *o = m->t[i];
+            if (o != t && o->ppid == t->ppid && o->role == NNG_ROLE_WORKER && !o->dead &&
+                o->ordinal == want) {
+                taken = true;
+                want++;
+                break;
+            }
+        }
+    }
+    for (size_t i = 0; i < m->n; i++) {
+        const struct nng_tracked *o = m->t[i];
+        alive += o != t && o->ppid == t->ppid && o->role == NNG_ROLE_WORKER && !o->dead;
+    }
+    t->ordinal = want;
+    if (parent && alive > parent->peak)
+        parent->peak = alive;
+    m->workers_seen++;
+}
+
+void nng_roles_assign(struct nng_model *m, struct nng_tracked *t)
+{
+    struct nng_tracked *parent = nng_model_find(m, t->ppid);
+    bool was_worker = t->role == NNG_ROLE_WORKER && t->ordinal > 0;
+
+    t->launcher = is_launcher(t);
+    if (t->pid == m->root_pid) {
+        t->role = NNG_ROLE_TRAINER;
+        t->method = NNG_SM_EXEC;
+        return;
+    }
+    if (t->birth == NNG_B_FORK && !t->execed) {
+        t->method = parent && parent->forkserver ? NNG_SM_FORKSERVER : NNG_SM_FORK;
+        t->role = NNG_ROLE_WORKER;
+        if (parent && parent->compile_worker) {
+            t->compile_worker = true;
+            t->role = NNG_ROLE_HELPER;
+        }
+    } else if (t->birth == NNG_B_EXEC && !t->execed) {
+        by_command(t, parent);
+    } else {
+        t->role = NNG_ROLE_HELPER;
+    }
+    if (t->role == NNG_ROLE_WORKER && !was_worker)
+        number(m, t, parent);
+    else if (t->role != NNG_ROLE_WORKER && was_worker) {
+        t->ordinal = 0;
+        m->workers_seen--;
+    }
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What is known of a run before anything happens: from the journal's header.
+ */
+#include "mon.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void nng_mon_run_init(struct nng_mon *m)
+{
+    struct nng_run *r = &m->run;
+    const struct nng_header *h = &m->view.hdr;
+    const char *base = strrchr(h->run_dir, '/');
+
+    snprintf(r->dir, sizeof r->dir, "%s", h->run_dir);
+    snprintf(r->id, sizeof r->id, "%.127s", base ? base + 1 : h->run_dir);
+    snprintf(r->host, sizeof r->host, "%s", h->host);
+    r->root_pid = (int)h->root_pid;
+    r->rank = h->rank;
+    memcpy(r->command, h->command, sizeof r->command);
+    r->command[sizeof r->command - 1] = r->command[sizeof r->command - 2] = '\0';
+    r->start_real_ns = h->start_real_ns;
+    r->start_boot_ns = h->start_boot_ns;
+    r->root = -1;
+    nng_machine_read(h->env, sizeof h->env, h->command, sizeof h->command, &r->machine);
+    m->stall_incident = -1;
+    m->run_rss = m->shm_used = -1;
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Once a second: memory of each process, of the cgroups they live in, kill counters, room in
+ * /dev/shm. So the moments before a death are known, and a counter's rise can be told from its
+ * level. A kill counter and a death belong together only within NNG_WINDOW, and each counted kill
+ * explains one death only.
+ */
+#include "mon.h"
+
+#include "../journal/append.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t nng_mon_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_BOOTTIME, &ts);
+    return (uint64_t)ts.tv_sec * NNG_SECOND + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- which cgroup ----------------------------------------------------------------------------- */
+static struct nng_watched *watched_of(struct nng_mon *m, const struct nng_cgroup *cg)
+{
+    for (unsigned i = 0; i < m->n_watched; i++)
+        if (!strcmp(m->watched[i].folder, cg->mem))
+            return &m->watched[i];
+    return NULL;
+}
+
+static void read_counts(struct nng_watched *w, uint64_t now)
+{
+    struct nng_count *c = &w->history[w->n_history++ % NNG_HISTORY];
+
+    if (nng_cgroup_mem(w->folder, w->version, &w->now))
+        w->now.kills = w->now.fails = -1;
+    if (w->now.peak > w->peak_seen)
+        w->peak_seen = w->now.peak;
+    if (w->now.usage > w->peak_seen)
+        w->peak_seen = w->now.usage;
+    c->time_ns = now;
+    c->kills = w->now.kills;
+    c->fails = w->now.fails;
+    if (now - w->chain_ns >= NNG_WINDOW) {
+        memcpy(w->chain_before, w->chain, sizeof w->chain);
+        w->n_chain_before = w->n_chain;
+        w->n_chain = nng_cgroup_chain(&w->cg, w->chain, NNG_LEVELS);
+        w->chain_ns = now;
+    }
+}
+
+void nng_watch_place(struct nng_mon *m, struct nng_tracked *t)
+{
+    struct nng_cgroup cg;
+    struct nng_watched *w;
+    uint64_t now = nng_mon_now();
+
+    if (!m->live || nng_cgroup_find(t->pid, &cg) || cg.version == 0)
+        return;
+    t->cg = cg;
+    t->cg_known = true;
+    w = watched_of(m, &cg);
+    if (w || m->n_watched == NNG_WATCHED)
+        return;
+    w = &m->watched[m->n_watched++];
+    memset(w, 0, sizeof *w);
+    snprintf(w->folder, sizeof w->folder, "%s", cg.mem);
+    w->version = cg.version;
+    w->cg = cg;
+    read_counts(w, now);
+    w->first_kills = w->now.kills;
+}
+
+/* ---- strangers -------------------------------------------------------------------------------- */
+static bool is_ours(struct nng_mon *m, int pid, uint64_t *ticks)
+{
+    int up = pid;
+    for (int depth = 0; depth < 16 && up > 1; depth++) {
+        struct nng_pstat st;
+        if (up == getpid() || up == getppid() || up == m->run.root_pid)
+            return true;
+        const struct nng_tracked *t = nng_model_find(&m->model, up);
+        if (t && !t->dead)
+            return true;
+        if (nng_proc_stat(up, &st))
+            return false;
+        if (up == pid)
+            *ticks = st.start_ticks;
+        up = st.ppid;
+    }
+    return false;
+}
+
+static void look_for_strangers(struct nng_mon *m, struct nng_watched *w, uint64_t now)
+{
+    static int pids[1024];
+    int n = nng_cgroup_procs(w->folder, pids, 1024);
+
+    if (n < 0 || n >= 1024) {
+        w->strangers_unknown = true;
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        const struct nng_tracked *t = nng_model_find(&m->model, pids[i]);
+        unsigned k = 0;
+        if ((t && !t->dead) || pids[i] == getpid())
+            continue;
+        while (k < w->n_strangers && w->stranger[k].pid != pids[i])
+            k++;
+        if (k == w->n_strangers) {
+            if (k == NNG_FOREIGN) { /* forget the oldest */
+                unsigned old = 0;
+                for (unsigned j = 1; j < NNG_FOREIGN; j++)
+                    if (w->stranger[j].seen_ns < w->stranger[old].seen_ns)
+                        old = j;
+                k = old;
+            } else {
+                w->n_strangers++;
+            }
+            w->stranger[k].pid = pids[i];
+            w->stranger[k].start_ticks = 0;
+            w->stranger[k].ours = is_ours(m, pids[i], &w->stranger[k].start_ticks);
+        }
+        w->stranger[k].seen_ns = now;
+    }
+}
+
+/* ---- the sample ------------------------------------------------------------------------------- */
+static void put_sample(struct nng_mon *m, const struct nng_watched *w, int64_t available)
+{
+    char text[NNG_TEXT];
+    int n = snprintf(text, sizeof text, "limit=%lld kills=%lld fails=%lld",
+                     w ? (long long)w->now.limit : -1LL, w ? (long long)w->now.kills : -1LL,
+                     w ? (long long)w->now.fails : -1LL);
+    for (size_t i = 0; i < m->model.n && n > 0 && (size_t)n < sizeof text - 32; i++) {
+        const struct nng_tracked *t = m->model.t[i];
+        if (!t->dead && t->rss >= 0)
+            n += snprintf(text + n, sizeof text - (size_t)n, " %d:%lld", t->pid,
+                          (long long)(t->rss >> 10));
+    }
+    struct nng_put p = {.type = NNG_R_SAMPLE, .a = w ? w->now.usage : -1, .b = m->run_rss,
+                        .c = m->shm_used, .d = available, .text = text};
+    nng_put(&p);
+}
+
+void nng_watch_sample(struct nng_mon *m)
+{
+    uint64_t now = nng_mon_now();
+    struct nng_hostmem host;
+    struct nng_watched *main_scope = NULL;
+    struct nng_count *vm = &m->vmstat[m->n_vmstat++ % NNG_HISTORY];
+    unsigned tick = m->n_vmstat;
+
+    m->run_rss = 0;
+    for (size_t i = 0; i < m->model.n; i++) {
+        struct nng_tracked *t = m->model.t[i];
+        struct nng_pstat st;
+        if (t->dead)
+            continue;
+        int64_t rss = nng_proc_rss(t->pid);
+        if (rss > 0) {
+            t->rss = rss;
+            m->run_rss += rss;
+        }
+        if (tick % 8 == 1 || t->pgrp < 0) {
+            if (!nng_proc_stat(t->pid, &st)) {
+                t->pgrp = st.pgrp;
+                t->cpu_ns = st.utime_ns + st.stime_ns;
+            }
+            nng_watch_place(m, t);
+        }
+    }
+    for (unsigned i = 0; i < m->n_watched; i++) {
+        read_counts(&m->watched[i], now);
+        look_for_strangers(m, &m->watched[i], now);
+    }
+    if (m->model.root && m->model.root->cg_known)
+        main_scope = watched_of(m, &m->model.root->cg);
+    m->shm_used = nng_devshm_used();
+    vm->time_ns = now;
+    vm->kills = nng_vmstat_oom_kill();
+    vm->fails = 0;
+    nng_hostmem_read(&host);
+    m->run.hostmem = host;
+    put_sample(m, main_scope, host.available);
+    m->sampled_ns = now;
+}
+
+/* ---- questions -------------------------------------------------------------------------------- */
+/* The newest reading at or before `t`, else the oldest kept. */
+static const struct nng_count *reading_before(const struct nng_count *ring, unsigned n, uint64_t t)
+{
+    unsigned first = n > NNG_HISTORY ? n - NNG_HISTORY : 0;
+    const struct nng_count *best = n ? &ring[first % NNG_HISTORY] : NULL;
+    for (unsigned i = first; i < n; i++)
+        if (ring[i % NNG_HISTORY].time_ns <= t)
+            best = &ring[i % NNG_HISTORY];
+    return best;
+}
+
+static unsigned taken_since(const struct nng_watched *w, uint64_t t)
+{
+    unsigned first = w->n_taken > NNG_HISTORY ? w->n_taken - NNG_HISTORY : 0;
+    unsigned n = 0;
+    for (unsigned i = first; i < w->n_taken; i++)
+        n += w->taken[i % NNG_HISTORY] > t;
+    return n;
+}
+
+static void limit_hit(struct nng_watched *w, struct nng_memscope *out)
+{
+    struct nng_cglevel now[NNG_LEVELS];
+    int n = nng_cgroup_chain(&w->cg, now, NNG_LEVELS);
+    const struct nng_cglevel *before = w->n_chain_before ? w->chain_before : w->chain;
+    int nb = w->n_chain_before ? w->n_chain_before : w->n_chain;
+
+    for (int i = 0; i < n && i < nb; i++) {
+        if (strcmp(now[i].folder, before[i].folder) || now[i].mem.fails <= before[i].mem.fails)
+            continue;
+        out->limit_hit = now[i].mem.limit;
+        snprintf(out->limit_path, sizeof out->limit_path, "%.255s", now[i].folder);
+        return;
+    }
+}
+
+static int sigkills_like(const struct nng_mon *m, const struct nng_tracked *t, uint64_t since)
+{
+    int n = 0;
+    for (size_t i = 0; i < m->model.n; i++) {
+        const struct nng_tracked *o = m->model.t[i];
+        if (o == t) {
+            n++;
+            continue;
+        }
+        if (!o->dead || o->judged || o->status.signal != SIGKILL || o->n_kills)
+            continue;
+        if (o->death_ns > since && (!o->cg_known || !strcmp(o->cg.mem, t->cg.mem)))
+            n++;
+    }
+    return n;
+}
+
+void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out)
+{
+    uint64_t now = nng_mon_now();
+    uint64_t since = now > NNG_WINDOW ? now - NNG_WINDOW : 0;
+    const struct nng_tracked *place = t->cg_known ? t : nng_model_find(&m->model, t->ppid);
+    const struct nng_count *before;
+    struct nng_watched *w;
+
+    memset(out, 0, sizeof *out);
+    out->limit = out->usage = out->peak = out->swap_limit = -1;
+    out->kills = out->kills_total = out->fails = out->limit_hit = -1;
+    out->foreign = -1;
+    if (!place || !place->cg_known)
+        place = m->model.root;
+    if (!place || !place->cg_known || !(w = watched_of(m, &place->cg)))
+        return;
+    read_counts(w, now);
+    look_for_strangers(m, w, now);
+    before = reading_before(w->history, w->n_history - 1, since);
+    out->present = true;
+    out->version = w->version;
+    snprintf(out->path, sizeof out->path, "%.255s", w->folder);
+    out->limit = w->now.limit;
+    out->usage = w->now.usage;
+    out->peak = w->peak_seen > 0 ? w->peak_seen : w->now.peak;
+    out->swap_limit = w->now.swap_limit;
+    out->group = w->now.group;
+    if (w->now.kills >= 0 && before && before->kills >= 0) {
+        out->kills = w->now.kills - before->kills - (int64_t)taken_since(w, before->time_ns);
+        if (out->kills < 0)
+            out->kills = 0;
+        out->kills_total = w->now.kills - w->first_kills;
+    }
+    if (w->now.fails >= 0 && before && before->fails >= 0)
+        out->fails = w->now.fails - before->fails;
+    out->sigkills = sigkills_like(m, t, since);
+    out->oomd = w->now.oomd > 0;
+    if (!w->strangers_unknown) {
+        out->foreign = 0;
+        for (unsigned i = 0; i < w->n_strangers; i++) {
+            const struct nng_stranger *s = &w->stranger[i];
+            struct nng_pstat st;
+            if (s->ours || s->seen_ns < since)
+                continue;
+            out->foreign++;
+            if (nng_proc_stat(s->pid, &st) || st.state == 'Z' || st.start_ticks != s->start_ticks)
+                out->foreign_gone++;
+        }
+    }
+    limit_hit(w, out);
+}
+
+int64_t nng_watch_vmstat(struct nng_mon *m)
+{
+    uint64_t now = nng_mon_now();
+    const struct nng_count *before =
+        reading_before(m->vmstat, m->n_vmstat, now > NNG_WINDOW ? now - NNG_WINDOW : 0);
+    int64_t kills = nng_vmstat_oom_kill();
+
+    return before && before->kills >= 0 && kills >= 0 ? kills - before->kills : -1;
+}
+
+void nng_watch_took(struct nng_mon *m, const struct nng_tracked *t)
+{
+    const struct nng_tracked *place = t->cg_known ? t : m->model.root;
+    struct nng_watched *w = place && place->cg_known ? watched_of(m, &place->cg) : NULL;
+    if (w)
+        w->taken[w->n_taken++ % NNG_HISTORY] = nng_mon_now();
+}
+
+/* ---- post-mortem ------------------------------------------------------------------------------ */
+void nng_watch_from_samples(struct nng_mon *m, struct nng_memscope *mem, int64_t *run_rss)
+{
+    struct nng_cursor c;
+    struct nng_got g;
+    long long limit, kills, fails, first_kills = -1;
+
+    memset(mem, 0, sizeof *mem);
+    mem->limit = mem->usage = mem->peak = mem->swap_limit = mem->limit_hit = -1;
+    mem->kills = mem->kills_total = mem->fails = -1;
+    mem->foreign = -1;
+    nng_cursor_init(&c, &m->view, NNG_RING_SAMPLES);
+    while (nng_cursor_next(&c, &m->view, true, &g)) {
+        if (sscanf(g.text, "limit=%lld kills=%lld fails=%lld", &limit, &kills, &fails) != 3)
+            continue;
+        mem->present = g.rec.a >= 0;
+        mem->usage = g.rec.a;
+        if (g.rec.a > mem->peak)
+            mem->peak = g.rec.a;
+        mem->limit = limit;
+        if (first_kills < 0)
+            first_kills = kills;
+        mem->kills_total = kills >= 0 ? kills - first_kills : -1;
+        *run_rss = g.rec.b;
+    }
+}
