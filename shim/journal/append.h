@@ -19,6 +19,8 @@ extern struct nng_proc *nng_self;
 
 /* [init] Use the mapping at `j` (already checked) from now on. */
 void nng_journal_attach(struct nng_journal *j);
+/* [child] In a fork child: the process is `pid` now and has no entry yet (nng_self becomes NULL). */
+void nng_journal_forked(uint32_t pid);
 /* [as-safe] Stop recording; does not unmap. */
 void nng_journal_detach(void);
 
@@ -32,7 +34,9 @@ struct nng_put {
     const char *text; /* NULL or terminated; cut from the left to NNG_TEXT bytes */
 };
 
-/* [as-safe] Append one record to the ring its type belongs to. With NNG_RF_SUSPECT, or for types
+/* [as-safe] Append one record to the ring its type belongs to. The writer is the process that attached
+ * or was forked, by its stored pid; with NNG_RF_VFORK the kernel is asked. A BIRTH also makes nng_self
+ * LIVE with the record's ticket as its generation. With NNG_RF_SUSPECT, or for types
  * BIRTH, HELD and LEAVE of the root, the bell is rung. Returns the ticket (0 where off). */
 uint64_t nng_put(const struct nng_put *p);
 

@@ -26,6 +26,9 @@ struct nng_hook {
     void **slot;
 };
 #define NNG_EXPORT __attribute__((visibility("default")))
+/* [init] Bind all real functions; idempotent. Done by the constructor; a hook that is called before it
+ * and has no system call to fall back on gets there through REAL(). */
+void nng_bind(void);
 /* The table holds pointers: gcc over-aligns structs in a custom section. */
 #define HOOK(ret, name, params)                                                                    \
     typedef ret(*nng_type_##name) params;                                                          \
@@ -33,9 +36,12 @@ struct nng_hook {
     static const struct nng_hook nng_hook_##name = {#name, (void **)&nng_next_##name};             \
     static const struct nng_hook *const nng_hookp_##name                                           \
         __attribute__((used, section("nng_hooks"))) = &nng_hook_##name;                            \
+    NNG_EXPORT ret name params;                                                                    \
     NNG_EXPORT ret name params
 /* The real function; NULL before the constructor ran (then use nng_sys_*) or where libc lacks it. */
 #define NEXT(name) (nng_next_##name)
+/* The real function of a name that every libc has and no system call replaces; never NULL. */
+#define REAL(name) (NEXT(name) ? NEXT(name) : (nng_bind(), NEXT(name)))
 
 /* ---- raw system calls (sys.c): no errno, return -errno ---------------------------------------- */
 long nng_sys(long n, long a, long b, long c, long d, long e, long f);
@@ -68,6 +74,15 @@ struct nng_state {
     int proc_index;
 };
 extern struct nng_state nng_st;
+
+/* [child] In a fork child: takes a new entry and says so. Does nothing where it was done already. */
+void nng_start_after_fork(void);
+/* [init] Remove the run's journal and folder (no monitor does it, and nothing happened). Root only. */
+void nng_start_remove_run(void);
+/* [as-safe] The value of a variable, without libc (getenv is a hook), or NULL. */
+const char *nng_env(const char *name);
+/* [as-safe] One whole line "nnguard: ..." built from the parts (up to NULL) in one write to fd 2. */
+void nng_say(const char *part, ...) __attribute__((sentinel));
 
 /* [as-safe] False in a vfork child of this process. Costs a getpid (130 ns and more). */
 bool nng_is_self(void);
@@ -104,6 +119,11 @@ bool nng_err_matters(int err);
  * path is NULL), else statfs of `path`'s folder. Thinned: the first 4 of a (call, errno) in a process,
  * then powers of two, and at least one a second. Keeps errno. */
 void nng_fail(enum nng_call call, int err, int fd, const char *path, int64_t asked);
+
+/* [child] The counters of a new process start at zero. */
+void nng_fails_after_fork(void);
+/* [as-safe] Does st_dev belong to /dev/shm? */
+bool nng_on_devshm(uint64_t dev);
 
 /* ---- memory-less formatting (fmt.c) -------------------------------------------------------------- */
 /* [as-safe] Write into buf, always terminated; return buf's new end. */
