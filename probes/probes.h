@@ -46,6 +46,7 @@ struct nng_cgroup { /* where a process' memory and pids controllers are; resolve
     int pids_version;
     char pids[512];
     char pids_top[512];
+    int64_t pids_events; /* forks refused by the pids controller when this was resolved; -1 */
 };
 int nng_cgroup_find(int pid, struct nng_cgroup *out); /* 0, -errno */
 struct nng_cgmem {
