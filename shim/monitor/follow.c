@@ -6,6 +6,8 @@
  */
 #include "mon.h"
 
+#include "../journal/append.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -551,6 +553,7 @@ int nng_monitor_main(int argc, char **argv)
         return 1;
     }
     flock(mon.view.fd, LOCK_EX | LOCK_NB);
+    nng_journal_attach(mon.view.j); /* samples are written by the same code as all records */
     mon.run.incident = calloc(NNG_INCIDENTS, sizeof *mon.run.incident);
     if (!mon.run.incident || !start_bell()) {
         atomic_store(&mon.view.j->hdr.monitor_state, NNG_M_FAILED);

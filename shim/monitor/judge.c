@@ -228,6 +228,14 @@ static void judge_clean(struct nng_mon *m, struct nng_tracked *t)
     silent(t, NNG_WHY_NONE, 0);
 }
 
+/* kill -9 of the whole group, memory.oom.group: the trainer's own death tells of it, once. */
+static bool killed_with_root(const struct nng_mon *m, const struct nng_tracked *t)
+{
+    const struct nng_tracked *r = m->model.root;
+    return r && r->dead && r->status.signal == SIGKILL &&
+           r->death_ns < t->death_ns + 50 * NNG_MS;
+}
+
 /* 1: it is an incident, 0: settled as silent, -1: postponed */
 static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
 {
@@ -260,8 +268,15 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
         }
         return postpone(t, WAIT_OTHERS) ? -1 : 1;
     }
-    if (sig == SIGKILL)
-        return postpone(t, WAIT_KILLS) ? -1 : 1;
+    if (sig == SIGKILL) {
+        if (postpone(t, WAIT_KILLS))
+            return -1;
+        if (killed_with_root(m, t)) {
+            silent(t, NNG_WHY_PARENT_GONE, m->run.root_pid);
+            return 0;
+        }
+        return 1;
+    }
     if (sig == 0) {
         bool has = entry_says(m, t, &tb);
         if ((has && tb.keyboard && !threads_failed(t)) || (t->status.code == 130 && !has)) {
