@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Reading and writing: the tail of what goes to fds 1 and 2, and the errors of a full disk, a quota, a
+ * size limit or broken hardware. The hot path of any other fd is two comparisons.
+ */
+#include "internal.h"
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static inline bool quiet(int fd, ssize_t n)
+{
+    return __builtin_expect(n >= 0 && (unsigned)fd - 1u > 1u, 1) || !nng_st.on;
+}
+
+static ssize_t write_failed(int fd, int64_t asked)
+{
+    nng_fail(NNG_C_WRITE, errno, fd, NULL, asked);
+    return -1;
+}
+
+HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
+{
+    ssize_t n = NEXT(write) ? NEXT(write)(fd, buf, size) : nng_ret(nng_sys3(SYS_write, fd, buf, size));
+    if (quiet(fd, n))
+        return n;
+    if (n < 0)
+        return write_failed(fd, (int64_t)size);
+    nng_tail_put(buf, (size_t)n);
+    return n;
+}
+
+static int64_t total(const struct iovec *iov, int count)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < count; i++)
+        sum += (int64_t)iov[i].iov_len;
+    return sum;
+}
+
+HOOK(ssize_t, writev, (int fd, const struct iovec *iov, int count))
+{
+    ssize_t n =
+        NEXT(writev) ? NEXT(writev)(fd, iov, count) : nng_ret(nng_sys3(SYS_writev, fd, iov, count));
+    if (quiet(fd, n))
+        return n;
+    if (n < 0)
+        return write_failed(fd, total(iov, count));
+    size_t left = (size_t)n;
+    for (int i = 0; i < count && left; i++) {
+        size_t part = iov[i].iov_len < left ? iov[i].iov_len : left;
+        nng_tail_put(iov[i].iov_base, part);
+        left -= part;
+    }
+    return n;
+}
+
+HOOK(ssize_t, pwrite, (int fd, const void *buf, size_t size, off_t off))
+{
+    ssize_t n = NEXT(pwrite) ? NEXT(pwrite)(fd, buf, size, off)
+                             : nng_ret(nng_sys4(SYS_pwrite64, fd, buf, size, off));
+    return n < 0 && nng_st.on ? write_failed(fd, (int64_t)size) : n;
+}
+
+HOOK(ssize_t, pwrite64, (int fd, const void *buf, size_t size, off64_t off))
+{
+    ssize_t n = NEXT(pwrite64) ? NEXT(pwrite64)(fd, buf, size, off)
+                               : nng_ret(nng_sys4(SYS_pwrite64, fd, buf, size, off));
+    return n < 0 && nng_st.on ? write_failed(fd, (int64_t)size) : n;
+}
+
+/* shutil copies files this way. */
+HOOK(ssize_t, sendfile, (int out, int in, off_t *off, size_t size))
+{
+    ssize_t n = NEXT(sendfile) ? NEXT(sendfile)(out, in, off, size)
+                               : nng_ret(nng_sys4(SYS_sendfile, out, in, off, size));
+    return n < 0 && nng_st.on ? write_failed(out, (int64_t)size) : n;
+}
+
+HOOK(ssize_t, sendfile64, (int out, int in, off64_t *off, size_t size))
+{
+    ssize_t n = NEXT(sendfile64) ? NEXT(sendfile64)(out, in, off, size)
+                                 : nng_ret(nng_sys4(SYS_sendfile, out, in, off, size));
+    return n < 0 && nng_st.on ? write_failed(out, (int64_t)size) : n;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------ */
+static ssize_t read_failed(int fd, int64_t asked)
+{
+    nng_fail(NNG_C_READ, errno, fd, NULL, asked);
+    return -1;
+}
+
+/* Of a read's errors only EIO is a cause; EAGAIN is daily bread. */
+static inline bool broken(ssize_t n)
+{
+    return __builtin_expect(n < 0, 0) && errno == EIO && nng_st.on;
+}
+
+HOOK(ssize_t, read, (int fd, void *buf, size_t size))
+{
+    ssize_t n = NEXT(read) ? NEXT(read)(fd, buf, size) : nng_ret(nng_sys3(SYS_read, fd, buf, size));
+    return broken(n) ? read_failed(fd, (int64_t)size) : n;
+}
+
+HOOK(ssize_t, pread, (int fd, void *buf, size_t size, off_t off))
+{
+    ssize_t n = NEXT(pread) ? NEXT(pread)(fd, buf, size, off)
+                            : nng_ret(nng_sys4(SYS_pread64, fd, buf, size, off));
+    return broken(n) ? read_failed(fd, (int64_t)size) : n;
+}
+
+HOOK(ssize_t, pread64, (int fd, void *buf, size_t size, off64_t off))
+{
+    ssize_t n = NEXT(pread64) ? NEXT(pread64)(fd, buf, size, off)
+                              : nng_ret(nng_sys4(SYS_pread64, fd, buf, size, off));
+    return broken(n) ? read_failed(fd, (int64_t)size) : n;
+}
+
+/* ---- flushing ----------------------------------------------------------------------------------- */
+static int flushed(int fd, int r)
+{
+    if (r && nng_st.on)
+        nng_fail(NNG_C_FSYNC, errno, fd, NULL, -1);
+    return r;
+}
+
+HOOK(int, fsync, (int fd))
+{
+    return flushed(fd, NEXT(fsync) ? NEXT(fsync)(fd) : (int)nng_ret(nng_sys1(SYS_fsync, fd)));
+}
+
+HOOK(int, fdatasync, (int fd))
+{
+    return flushed(fd,
+                   NEXT(fdatasync) ? NEXT(fdatasync)(fd) : (int)nng_ret(nng_sys1(SYS_fdatasync, fd)));
+}
+
+HOOK(int, msync, (void *addr, size_t size, int flags))
+{
+    return flushed(-1, NEXT(msync) ? NEXT(msync)(addr, size, flags)
+                                   : (int)nng_ret(nng_sys3(SYS_msync, addr, size, flags)));
+}

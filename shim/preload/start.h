@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the files of the start-up share: start.c decides and joins, ids.c knows who this process is,
+ * root.c makes the run's folder and journal, launch.c starts the monitor. [init] context unless said
+ * otherwise: libc may be used as long as no name of ours is called.
+ */
+#ifndef NNG_PRELOAD_START_H
+#define NNG_PRELOAD_START_H
+
+#include "internal.h"
+
+/* ---- ids.c ------------------------------------------------------------------------------------- */
+struct nng_identity {
+    char boot_id[40];
+    uint64_t pidns; /* inode, 0 unknown */
+    uint64_t ticks; /* start time, 0 unknown */
+    uint32_t uid;
+    int pid;
+    char comm[16];
+    char cmdline[512]; /* arguments separated by spaces, secrets replaced */
+};
+extern struct nng_identity nng_me;
+
+/* Fill nng_me. */
+void nng_ids_init(void);
+/* [as-safe] After a fork: pid and start ticks change. */
+void nng_ids_after_fork(int pid);
+/* [as-safe] Field 22 of /proc/PID/stat, 0 unknown; pid 0: self. */
+uint64_t nng_ids_ticks(int pid);
+/* [as-safe] Whole small file into buf, terminated. Length, or -errno. */
+long nng_read_file(const char *path, char *buf, size_t size);
+/* This process's arguments, each terminated, secrets replaced; returns bytes used of out. */
+size_t nng_ids_command(char *out, size_t size);
+/* NAME=VALUE of allow-listed variables, each terminated. */
+void nng_ids_env(char *out, size_t size);
+/* RANK and its kin, or -1. */
+int nng_ids_rank(void);
+/* Is `name` among `globs` (comma-separated, with * and ?)? */
+bool nng_ids_match(const char *globs, const char *name);
+/* `path` made absolute by the current folder; false where it does not fit. */
+bool nng_ids_absolute(const char *path, char *out, size_t size);
+
+/* ---- root.c ------------------------------------------------------------------------------------ */
+/* Make folder and journal, map it, fill the header. Returns its fd (close-on-exec; close it soon) or
+ * -errno. *path: the journal's path, "" for a memfd. Says one line where a folder had to be skipped. */
+int nng_root_make(const char **path, struct nng_journal **map);
+/* Inode number's device of /dev/shm, 0 none. */
+uint64_t nng_root_shm_dev(void);
+
+/* ---- launch.c ---------------------------------------------------------------------------------- */
+/* Start the monitor on the journal; state and pid go into its header. */
+void nng_launch_monitor(struct nng_journal *j, int journal_fd);
+/* The path that was tried, for the line about a missing monitor. */
+extern char nng_launch_path[512];
+
+#endif
