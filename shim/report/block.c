@@ -28,6 +28,7 @@ bool nng_details_path(char *out, size_t n, const struct nng_run *r)
 /* ---- advice
  * --------------------------------------------------------------------------------------- */
 
+#define BLOCK_LINES 10
 #define LABEL_COLUMNS 7
 #define COMMAND_COLUMNS 42 /* remarks are aligned behind commands up to this */
 
@@ -71,51 +72,62 @@ static int command_column(const struct nng_verdict *v)
     return widest;
 }
 
-/* One fix, as one or two lines: the remark goes below the command where it does not fit behind it.
- */
-static int add_fix(struct nng_lines *l, const struct nng_fix *f, const struct nng_verdict *v,
-                   enum nng_lang lang, bool first, int column, int room)
+/* Label, command and remark on one line, aligned if that fits, else close together; false: too
+ * wide. */
+static bool say_fix(char *out, size_t n, const struct advice *a, int column)
+{
+    const int width = NNG_COLUMNS - (int)strlen(NNG_PREFIX);
+    if (!a->command[0] || !a->remark[0]) {
+        snprintf(out, n, "%s%s%s", a->label, a->command, a->remark);
+        return a->command[0] || nng_columns(out) <= width; /* a command is never broken */
+    }
+    int pad = column - nng_columns(a->command);
+    for (int close = pad > 0 ? 0 : 1; close < 2; close++) {
+        snprintf(out, n, "%s%s%*s%s", a->label, a->command, close ? 2 : pad + 2, "", a->remark);
+        if (nng_columns(out) <= width)
+            return true;
+    }
+    return false;
+}
+
+/* One fix as one line, or with its remark below it. */
+static void add_fix(struct nng_lines *l, const struct nng_fix *f, const struct nng_verdict *v,
+                    enum nng_lang lang, bool first, int column)
 {
     struct advice a;
-    char line[sizeof a.label + sizeof a.command + sizeof a.remark + 64];
-    const int width = NNG_COLUMNS - (int)strlen(NNG_PREFIX);
+    char line[sizeof a + 64];
     enum nng_tint tint = first && !f->workaround ? NNG_CURE : NNG_PLAIN;
-    int weight = first ? CURE : OTHER_CURE;
+    int weight = first ? CURE : OTHER_CURE, before = l->n;
     say_label(a.label, sizeof a.label, nng_word(label_of(f, v), lang));
     say_remark(a.remark, sizeof a.remark, f, lang);
     nng_clean(a.command, sizeof a.command, f->command);
-    int pad = column - nng_columns(a.command);
-    if (!a.command[0] || !a.remark[0])
-        snprintf(line, sizeof line, "%s%s%s", a.label, a.command, a.remark);
-    else
-        snprintf(line, sizeof line, "%s%s%*s%s", a.label, a.command, (pad > 0 ? pad : 0) + 2, "",
-                 a.remark);
-    if (nng_columns(line) <= width || !a.command[0] || !a.remark[0]) {
-        if (nng_columns(line) > width && !a.command[0]) {
-            int before = l->n;
-            nng_lines_wrap(l, weight, line, LABEL_COLUMNS);
-            for (int i = before; i < l->n; i++)
-                l->line[i].tint = tint;
-            return l->n - before;
-        }
+    if (say_fix(line, sizeof line, &a, column)) {
         nng_lines_add(l, weight, tint, line);
-        return 1;
+        return;
     }
-    if (room < 2 && !first)
-        return 0;
-    snprintf(line, sizeof line, "%s%s", a.label, a.command);
-    nng_lines_add(l, weight, tint, line);
-    int before = l->n;
-    snprintf(line, sizeof line, "%*s%s", LABEL_COLUMNS, "", a.remark);
+    if (a.command[0]) {
+        snprintf(line, sizeof line, "%s%s", a.label, a.command);
+        nng_lines_add(l, weight, tint, line);
+        snprintf(line, sizeof line, "%*s%s", LABEL_COLUMNS, "", a.remark);
+    }
     nng_lines_wrap(l, weight, line, LABEL_COLUMNS);
-    return 1 + l->n - before;
+    for (int i = before; i < l->n; i++)
+        l->line[i].tint = tint;
 }
 
-void nng_add_advice(struct nng_lines *l, const struct nng_verdict *v, enum nng_lang lang, int max)
+/* At most three pieces of advice, and after the first only what fits into `room` lines. */
+void nng_add_advice(struct nng_lines *l, const struct nng_verdict *v, enum nng_lang lang, int max,
+                    int room)
 {
-    int column = command_column(v), used = 0;
-    for (int i = 0; i < v->n_fix && i < NNG_FIXES && used < max; i++)
-        used += add_fix(l, &v->fix[i], v, lang, used == 0, column, max - used);
+    int column = command_column(v), shown = 0, end = l->n + room;
+    for (int i = 0; i < v->n_fix && i < NNG_FIXES && shown < max; i++) {
+        int before = l->n;
+        add_fix(l, &v->fix[i], v, lang, shown == 0, column);
+        if (l->n > end && shown > 0)
+            l->n = before;
+        else
+            shown++;
+    }
 }
 
 /* ---- the other lines
@@ -128,6 +140,24 @@ static void add_proof(struct nng_lines *l, const struct nng_verdict *v, enum nng
         snprintf(line, sizeof line, "  %s", nng_pick(&v->proof[i], lang));
         nng_lines_wrap(l, PROOF + i, line, 4);
     }
+}
+
+/* A caller that no longer fits goes on a line of its own. */
+static void add_where(struct nng_lines *l, const struct nng_incident *i, enum nng_lang lang)
+{
+    char line[NNG_LINE_MAX] = "  ", below[NNG_LINE_MAX];
+    nng_say_where(line + 2, sizeof line - 2, &i->ev, lang);
+    if (!line[2])
+        return;
+    char *caller = strstr(line, "  <-  ");
+    if (!caller || nng_columns(line) <= NNG_COLUMNS - (int)strlen(NNG_PREFIX)) {
+        nng_lines_add(l, WHERE, NNG_PLAIN, line);
+        return;
+    }
+    snprintf(below, sizeof below, "%*s%s", LABEL_COLUMNS + 2, "", caller + 2);
+    *caller = 0;
+    nng_lines_add(l, WHERE, NNG_PLAIN, line);
+    nng_lines_add(l, WHERE, NNG_PLAIN, below);
 }
 
 static void add_count(struct nng_lines *l, const struct nng_run *r, const struct nng_incident *i,
@@ -177,12 +207,9 @@ void nng_build_block(struct nng_lines *l, const struct nng_run *r, const struct 
     nng_say_first(line, sizeof line, i, lang);
     nng_lines_add(l, KEEP, NNG_ALARM, line);
     add_proof(l, &i->verdict, lang);
-    line[0] = line[1] = ' ';
-    nng_say_where(line + 2, sizeof line - 2, &i->ev, lang);
-    if (line[2])
-        nng_lines_add(l, WHERE, NNG_PLAIN, line);
+    add_where(l, i, lang);
     add_count(l, r, i, lang);
-    nng_add_advice(l, &i->verdict, lang, 3);
+    nng_add_advice(l, &i->verdict, lang, 3, BLOCK_LINES - 1 - l->n);
     add_last(l, r, &i->verdict, lang);
 }
 

@@ -152,7 +152,7 @@ size_t nng_report_closing(char *out, const struct nng_run *r, const struct nng_s
     nng_say_end(line, sizeof line, r, lang);
     nng_lines_add(&l, 0, NNG_ALARM, line);
     if (i)
-        nng_add_advice(&l, &i->verdict, lang, 1);
+        nng_add_advice(&l, &i->verdict, lang, 1, 2);
     add_more(&l, r, lang);
     add_details(&l, r, i, lang);
     return nng_lines_write(&l, s, NNG_PREFIX, out, NNG_BLOCK_MAX);
@@ -172,7 +172,7 @@ size_t nng_report_reminder(char *out, const struct nng_run *r, const struct nng_
     snprintf(n, sizeof n, "%llu", (unsigned long long)(span / 60000000000ull));
     SAY(minutes, lang, W_MINUTES, n);
     SAY(line, lang, W_REMINDER, nng_say_time(at, sizeof at, r, i->ev.time_ns, NNG_CLOCK), minutes,
-        nng_short_why(&i->verdict, lang));
+        nng_pick(&i->verdict.why, lang));
     size_t len = strlen(line);
     if (i->count > 1) {
         snprintf(n, sizeof n, "%u", i->count);

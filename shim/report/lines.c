@@ -143,6 +143,22 @@ void nng_lines_add(struct nng_lines *l, int weight, enum nng_tint tint, const ch
     nng_clean(line->text, sizeof line->text, text);
 }
 
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_letter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* Chinese punctuation that must not begin a line. */
+static bool is_closing(uint32_t c)
+{
+    return c == 0xff0c || c == 0x3002 || c == 0xff1b || c == 0xff09 || c == 0xff1a || c == 0x3001;
+}
+
 /* How many bytes of `s` fit into `width` columns, cut after a space or beside a wide character. */
 static size_t fitting(const char *s, int width)
 {
@@ -154,10 +170,9 @@ static size_t fitting(const char *s, int width)
         columns += is_wide(c) ? 2 : 1;
         if (columns > width)
             return cut ? (size_t)(cut - s) : strcspn(s, " "); /* a long word stays whole */
-        if (c == ' ')
-            cut = p;
-        else if (is_wide(c) && at > s && c != 0xff0c && c != 0x3002 && c != 0xff1b && c != 0xff09 &&
-                 c != 0xff1a && c != 0x3001) /* no punctuation at the start of a line */
+        if (c == ' ' && !(at > s && is_digit(at[-1]) && is_letter(*p)))
+            cut = p; /* but a number stays with its unit */
+        else if (is_wide(c) && at > s && !is_closing(c))
             cut = at;
     }
     return (size_t)(p - s);

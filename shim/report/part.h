@@ -167,8 +167,9 @@ const char *nng_short_why(const struct nng_verdict *v, enum nng_lang lang);
 
 /* ---- block.c ------------------------------------------------------------------------------------
  */
-/* Up to `max` lines of advice. */
-void nng_add_advice(struct nng_lines *l, const struct nng_verdict *v, enum nng_lang lang, int max);
+/* Up to `max` pieces of advice, after the first only what fits into `room` lines. */
+void nng_add_advice(struct nng_lines *l, const struct nng_verdict *v, enum nng_lang lang, int max,
+                    int room);
 void nng_build_block(struct nng_lines *l, const struct nng_run *r, const struct nng_incident *i,
                      enum nng_lang lang);
 /* closing.c: the first sentence of the closing block. */

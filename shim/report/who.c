@@ -118,14 +118,12 @@ static void short_frame(char *out, size_t n, const char *frame)
     const char *behind = lib ? strchr(lib + 11, '/') : NULL;
     if (behind)
         frame = behind + 1;
-    const char *first = strchr(frame + (*frame == '/'), '/'), *space = strchr(frame, ' ');
-    size_t path = space ? (size_t)(space - frame) : strlen(frame);
-    const char *cut = NULL;
-    for (size_t i = path, slashes = 0; i-- > 0 && slashes < 2;)
-        if (frame[i] == '/' && ++slashes)
-            cut = frame + i;
-    if (path > 40 && first && cut && cut > first)
-        snprintf(out, n, "%.*s/...%s", (int)(first - frame), frame, cut);
+    size_t path = strcspn(frame, " ");
+    const char *first = memchr(frame, '/', path), *last = memrchr(frame, '/', path);
+    if (*frame == '/') /* neither the package's nor the library's: its end tells most */
+        first = frame - 1;
+    if (path > 40 && first && last > first + 1)
+        snprintf(out, n, "%.*s…%s", (int)(first + 1 - frame), frame, last);
     else
         snprintf(out, n, "%s", frame);
 }
