@@ -92,7 +92,7 @@ static bool fails_with(const struct nng_evidence *ev, int err)
 static void shm(struct nng_mon *m, struct nng_evidence *ev)
 {
     bool matters = (ev->has_fault && ev->fault.signo == SIGBUS) || fails_with(ev, ENOSPC);
-    int pids[256];
+    int pids[256] = {0};
     int n = 0;
 
     if (matters)

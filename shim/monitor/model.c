@@ -149,7 +149,7 @@ static struct nng_tracked *on_birth(struct nng_model *m, const struct nng_view *
     t->proc_index = r->b >= 0 && r->b < (int64_t)NNG_PROCS_N ? (int)r->b : -1;
     t->execed = false;
     t->left = false;
-    snprintf(t->comm, sizeof t->comm, "%s", g->text);
+    snprintf(t->comm, sizeof t->comm, "%.15s", g->text);
     p = malloc(sizeof *p);
     if (p && t->proc_index >= 0 && nng_view_proc(v, (unsigned)t->proc_index, p) &&
         p->pid == r->pid) {

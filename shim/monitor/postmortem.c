@@ -147,7 +147,7 @@ static bool root_lives(const struct nng_header *h)
 /* A run of ours beside this one that ended with its monitor: tell it once, and write its report. */
 static bool tell_of(struct nng_mon *m, const char *dir)
 {
-    char path[768];
+    char path[1024];
     char en[1024], zh[1024];
     struct nng_view v;
     struct nng_run *r;
