@@ -26,8 +26,8 @@ build_pkgs=(gcc libc6-dev make binutils libunwind-dev liblzma-dev libjansson-dev
 test_pkgs=("${build_pkgs[@]}" libcmocka-dev python3-venv)
 lint_pkgs=("${build_pkgs[@]}" clang clang-tidy clang-format cppcheck shellcheck libcmocka-dev git)
 # Without these single tests are skipped, with the reason.
-test_extra=(strace runc user-mode-linux gcc-multilib e2fsprogs btrfs-progs valgrind python3-torch
-            util-linux procps)
+test_extra=(strace runc user-mode-linux g++ gcc-multilib e2fsprogs btrfs-progs valgrind python3-torch
+            libpython3-testsuite util-linux procps)
 lint_extra=(codespell "libclang-rt-$(clang -dumpversion 2>/dev/null | cut -d. -f1)-dev")
 
 absent() {
