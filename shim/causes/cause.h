@@ -9,6 +9,9 @@
  * excludes the other causes; a text match alone is never certain.
  * The highest confidence wins; between equals the lower `rank` (the more specific) wins. Link order
  * never matters (ties of both are resolved by id).
+ * Ranks from NNG_RANK_SHAPE on only tell how a process ended (an exception, an abort, a fault), not
+ * why. They are true whenever they match, so a more specific cause that is at least likely goes before
+ * them whatever their confidence.
  */
 #ifndef NNG_CAUSES_CAUSE_H
 #define NNG_CAUSES_CAUSE_H
@@ -23,6 +26,9 @@ struct nng_cause {
     int rank;
     enum nng_confidence (*match)(const struct nng_evidence *ev, struct nng_verdict *v);
 };
+
+#define NNG_RANK_SHAPE 100
+#define NNG_RANK_LAST 900 /* killed_unknown, unknown */
 
 #define NNG_CAUSE(id_, rank_, match_)                                                              \
     static const struct nng_cause nng_cause_##id_ = {#id_, rank_, match_};                         \
@@ -75,21 +81,30 @@ void nng_causes_decide(const struct nng_evidence *ev, struct nng_verdict *out);
 const struct nng_cause *const *nng_causes_all(size_t *n);
 
 /* ---- helpers for match functions ---- */
-void nng_v_why(struct nng_verdict *v, const char *en, const char *zh, ...)
-    __attribute__((nonnull(1, 2, 3))); /* both formats take the same arguments in the same order */
-void nng_v_short(struct nng_verdict *v, const char *en, const char *zh, ...);
-void nng_v_proof(struct nng_verdict *v, const char *en, const char *zh, ...);
-void nng_v_doubt(struct nng_verdict *v, const char *en, const char *zh, ...);
+/* Both formats take the same arguments in the same order (the compiler checks both). Everything is
+ * cleaned: no control character gets through, whatever an argument holds. */
+#define NNG_BOTH(a_, b_) __attribute__((format(printf, a_, b_ + 1), format(printf, b_, b_ + 1)))
+void nng_v_why(struct nng_verdict *v, const char *en, const char *zh, ...) NNG_BOTH(2, 3);
+void nng_v_short(struct nng_verdict *v, const char *en, const char *zh, ...) NNG_BOTH(2, 3);
+void nng_v_proof(struct nng_verdict *v, const char *en, const char *zh, ...) NNG_BOTH(2, 3);
+void nng_v_doubt(struct nng_verdict *v, const char *en, const char *zh, ...) NNG_BOTH(2, 3);
+/* A negative integer is unknown: a null. */
 void nng_v_fact_int(struct nng_verdict *v, const char *name, int64_t value, const char *source);
 void nng_v_fact_str(struct nng_verdict *v, const char *name, const char *value, const char *source);
 /* A new fix; the caller fills command and cost through the returned pointer (never NULL; beyond
  * NNG_FIXES it is a scratch one). */
-struct nng_fix *nng_v_fix(struct nng_verdict *v, bool workaround, const char *en, const char *zh, ...);
+struct nng_fix *nng_v_fix(struct nng_verdict *v, bool workaround, const char *en, const char *zh, ...)
+    NNG_BOTH(3, 4);
+void nng_fix_command(struct nng_fix *f, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void nng_fix_cost(struct nng_fix *f, const char *en, const char *zh, ...) NNG_BOTH(2, 3);
 
 /* Fixes that several causes share; each knows the place (Docker, Kubernetes, Slurm, workstation). */
 void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need);
 void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need);
 void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev, int workers);
 void nng_fix_no_workers(struct nng_verdict *v, const struct nng_evidence *ev);
+/* What the user typed, or "..." (in the user's eyes: the rest of their command). */
+const char *nng_fix_trainer(const struct nng_evidence *ev);
 
 #endif

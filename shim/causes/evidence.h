@@ -128,6 +128,9 @@ struct nng_traceback { /* the last Python traceback in the victim's tail */
     char origin[256];      /* innermost frame: "file:line func" */
     bool background_worker;/* introduced by batchgenerators' "Exception in background worker" */
     bool keyboard;         /* KeyboardInterrupt */
+    char root_type[64];    /* first exception of its chain, where there is one; "" none */
+    char root_message[192];
+    bool last;             /* nothing but a few lines follows it in the text */
 };
 
 enum nng_place { NNG_PL_HOST, NNG_PL_DOCKER, NNG_PL_KUBERNETES, NNG_PL_SLURM, NNG_PL_APPTAINER };

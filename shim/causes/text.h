@@ -24,11 +24,17 @@ const char *nng_size_arg(int64_t bytes);
 size_t nng_text_clean(char *out, size_t out_size, const char *src, size_t n);
 /* Same for one line: \n and \t become spaces. */
 size_t nng_text_clean_line(char *out, size_t out_size, const char *src, size_t n);
+/* A clean, terminated copy (ring of 12, at most 383 bytes) of a fixed field that a dying process left:
+ * never trusted to be terminated. NNG_FIELD(x) for arrays. */
+const char *nng_text_field(const char *field, size_t size);
+#define NNG_FIELD(array) nng_text_field((array), sizeof(array))
 /* Shorten a path from the left to at most max bytes: ".../nnunetv2/x.py". */
 const char *nng_path_short(const char *path, size_t max);
 const char *nng_signal_name(int signo); /* "SIGBUS", "SIGRTMIN+3", "signal 99" */
 const char *nng_errno_name(int err);    /* "ENOSPC", "errno 999" */
-/* Find the last Python traceback in cleaned text; tb->present tells. */
+/* Find the last Python traceback in cleaned text; tb->present tells. Of a chain ("During handling of the
+ * above exception ...") the last one is what ended the process; tb->root_type names the first. A text that
+ * starts in the middle of a traceback (the tail is a ring) is understood too. traceback.c */
 void nng_text_traceback(const char *text, struct nng_traceback *tb);
 
 #endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * cgroup_oom: the memory limit of a container or job was reached and the kernel killed the process.
+ * Certain only where the kernel's own line fits by pid, or where the victim's own cgroup counted
+ * exactly as many kills as processes of this run died there and nobody else lives in that cgroup. An OOM
+ * kill of somebody else in the same cgroup at the time of a kill -9 is the trap.
+ */
+#include "common.h"
+
+#include <string.h>
+
+/* The count leaves nobody else. */
+static bool count_fits(const struct nng_memscope *m)
+{
+    return m->present && m->kills >= 1 && m->foreign == 0 && m->sigkills >= 1 &&
+           m->kills == m->sigkills;
+}
+
+static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdict *v)
+{
+    const struct nng_memscope *m = &ev->mem;
+    const struct nng_kmsg *k = &ev->kmsg;
+    bool sent = nng_ev_killer(ev, SIGKILL) != NULL;
+
+    if (k->found && k->global)
+        return NNG_NO;
+    if (k->found && k->by_pid) {
+        if (!sent)
+            return NNG_CERTAIN;
+        nng_v_doubt(v, "this run also sent it a SIGKILL at that time",
+                    "当时本次训练自己也向它发送了 SIGKILL");
+        return NNG_LIKELY;
+    }
+    if (sent)
+        return NNG_NO;
+    if (k->found) {
+        if (count_fits(m))
+            return NNG_CERTAIN;
+        nng_v_doubt(v, "the kernel's line fits by name and size; its pid cannot be compared in here",
+                    "内核日志中的名称和大小相符;但在这里无法核对 pid");
+        return NNG_LIKELY;
+    }
+    /* The kernel names every process that it kills: it named others, not this one. */
+    if (k->readable && k->others)
+        return NNG_NO;
+    if (!m->present || m->kills < 1)
+        return NNG_NO;
+    if (count_fits(m))
+        return NNG_CERTAIN;
+    if (m->foreign > 0 && m->foreign_gone > 0) {
+        nng_v_doubt(v, "%d other processes of that cgroup are gone too, the count may be theirs",
+                    "该 cgroup 中另有 %d 个进程也消失了,计数可能属于它们", m->foreign_gone);
+        return NNG_POSSIBLE;
+    }
+    if (m->kills < m->sigkills) {
+        nng_v_doubt(v, "%d processes were killed but the kernel counted only %lld",
+                    "有 %d 个进程被杀死,但内核只计了 %lld 次", m->sigkills, (long long)m->kills);
+        return m->kills * 2 > m->sigkills ? NNG_LIKELY : NNG_POSSIBLE;
+    }
+    if (m->foreign != 0)
+        nng_v_doubt(v, "others share its cgroup; the kernel's log would tell whom the kill was for",
+                    "该 cgroup 中还有其他进程;内核日志可以说明被杀的是谁");
+    else
+        nng_v_doubt(v, "the kernel counted %lld kills for %d deaths seen; its log would name them",
+                    "内核计了 %lld 次,而看到的死亡为 %d 次;内核日志会写明是哪些进程",
+                    (long long)m->kills, m->sigkills);
+    return NNG_LIKELY;
+}
+
+/* Room for the run as it was, and another of the victim, a quarter on top; more than the limit. */
+static int64_t need(const struct nng_evidence *ev, int64_t limit)
+{
+    int64_t n = ev->mem.peak > ev->run_rss ? ev->mem.peak : ev->run_rss;
+
+    if (limit > 0 && n < limit)
+        n = limit;
+    if (ev->victim_rss > 0)
+        n += ev->victim_rss;
+    n += n / 4;
+    return n;
+}
+
+/* How many workers of the victim's size fit; -1 unknown. */
+static int fitting(const struct nng_evidence *ev, int64_t limit)
+{
+    int workers = nng_ev_workers(ev);
+    int64_t rest;
+
+    if (ev->who.role != NNG_ROLE_WORKER || limit <= 0 || ev->victim_rss <= 0)
+        return workers / 2;
+    rest = ev->run_rss > 0 ? ev->run_rss - ev->victim_rss * workers : 0;
+    if (rest < 0)
+        rest = 0;
+    for (int w = workers - 1; w > 0; w--)
+        if (rest + ev->victim_rss * w <= limit - limit / 8)
+            return w;
+    return 0;
+}
+
+static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
+{
+    const struct nng_memscope *m = &ev->mem;
+    int64_t limit = m->limit_hit > 0 ? m->limit_hit : m->limit;
+    enum nng_confidence conf;
+
+    if (nng_ev_signal(ev) != SIGKILL || (conf = judge(ev, v)) == NNG_NO)
+        return NNG_NO;
+    if (limit > 0) {
+        nng_v_why(v, "out of memory, the limit of %s was reached", "内存不足,达到上限 %s",
+                  nng_bytes(limit));
+        nng_v_short(v, "the memory limit of %s was reached", "内存达到上限 %s", nng_bytes(limit));
+    } else {
+        nng_v_why(v, "out of memory, the limit of its cgroup was reached",
+                  "内存不足,达到所在 cgroup 的上限");
+        nng_v_short(v, "the memory limit was reached", "内存达到上限");
+    }
+    if (ev->victim_rss > 0 && ev->run_rss > 0)
+        nng_v_proof(v, "it used %s, this run %s in all; limit %s", "它占用 %s,本次训练共占用 %s;上限 %s",
+                    nng_bytes(ev->victim_rss), nng_bytes(ev->run_rss), nng_bytes(limit));
+    else if (m->present && m->peak > 0 && limit > 0)
+        nng_v_proof(v, "peak memory was %s of %s", "内存峰值 %s,上限 %s", nng_bytes(m->peak),
+                    nng_bytes(limit));
+    if (ev->kmsg.found)
+        nng_v_proof(v, "the kernel's log names it: %s", "内核日志记录了它:%s", ev->kmsg.line);
+    if (m->present && m->kills >= 1)
+        nng_v_proof(v, "the kernel's out-of-memory killer counted %lld in its own cgroup, %d died there",
+                    "内核的内存不足杀手在其所在 cgroup 中计了 %lld 次,其中死亡 %d 个",
+                    (long long)m->kills, m->sigkills);
+    if (m->limit_path[0] && strcmp(m->limit_path, m->path) != 0)
+        nng_v_proof(v, "the limit is that of %s", "该上限属于 %s", nng_path_short(m->limit_path, 60));
+    nng_v_signal_facts(v, ev);
+    nng_v_memory_facts(v, ev);
+    nng_v_fact_int(v, "cgroup.limit_hit_bytes", m->limit_hit > 0 ? m->limit_hit : -1, "cgroup");
+    nng_fix_memory(v, ev, need(ev, limit));
+    if (nng_ev_workers(ev) > 1 || ev->who.role == NNG_ROLE_WORKER)
+        nng_fix_fewer_workers(v, ev, fitting(ev, limit));
+    return conf;
+}
+
+NNG_CAUSE(cgroup_oom, 10, match);

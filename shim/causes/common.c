@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Reading the evidence: the questions that more than one cause asks. [reap], pure.
+ */
+#include "common.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* ---- who and how --------------------------------------------------------------------------- */
+
+static bool synchronous(int s)
+{
+    return s == SIGBUS || s == SIGSEGV || s == SIGABRT || s == SIGFPE || s == SIGILL || s == SIGSYS ||
+           s == SIGTRAP || s == SIGXCPU || s == SIGXFSZ;
+}
+
+static uint32_t fault_state(const struct nng_evidence *ev)
+{
+    return atomic_load_explicit(&ev->fault.state, memory_order_relaxed);
+}
+
+/* The default action was next: the process was as good as dead. */
+static bool doomed(const struct nng_evidence *ev)
+{
+    uint32_t s = fault_state(ev);
+    return ev->has_fault && synchronous(ev->fault.signo) && (s == NNG_F_HELD || s == NNG_F_DYING);
+}
+
+int nng_ev_signal(const struct nng_evidence *ev)
+{
+    const struct nng_status *s = &ev->status;
+
+    if (ev->alive)
+        return 0;
+    if (!s->known)
+        return ev->has_fault && fault_state(ev) != NNG_F_REPAIRED ? ev->fault.signo : 0;
+    if ((s->signal == SIGKILL || s->signal == SIGTERM) && doomed(ev))
+        return ev->fault.signo;
+    /* The program's own handler of a fault called _exit. */
+    if (!s->signal && ev->has_fault && ev->fault.code > 0 && synchronous(ev->fault.signo) &&
+        fault_state(ev) != NNG_F_REPAIRED && ev->who.death_ns && ev->fault.time_ns &&
+        ev->who.death_ns - ev->fault.time_ns < NNG_SEC && ev->who.death_ns >= ev->fault.time_ns)
+        return ev->fault.signo;
+    return s->signal;
+}
+
+const struct nng_fault *nng_ev_fault(const struct nng_evidence *ev, int signo)
+{
+    return ev->has_fault && signo && ev->fault.signo == signo && nng_ev_signal(ev) == signo &&
+                   fault_state(ev) != NNG_F_REPAIRED
+               ? &ev->fault
+               : NULL;
+}
+
+bool nng_ev_by_kernel(const struct nng_fault *f)
+{
+    return f && f->code > 0;
+}
+
+enum nng_confidence nng_ev_cap(const struct nng_evidence *ev, struct nng_verdict *v,
+                               enum nng_confidence want)
+{
+    const struct nng_status *s = &ev->status;
+
+    if (want < NNG_CERTAIN || doomed(ev) || (s->known && !s->inferred))
+        return want;
+    nng_v_doubt(v, "its end was not seen, only the record it left of the signal",
+                "没有看到它真正结束,只有它留下的信号记录");
+    return NNG_LIKELY;
+}
+
+bool nng_ev_left(const struct nng_evidence *ev)
+{
+    return !ev->alive && nng_ev_signal(ev) == 0 &&
+           (ev->status.known || ev->kind == NNG_K_FAILURE || ev->tb.present);
+}
+
+const struct nng_killrec *nng_ev_killer(const struct nng_evidence *ev, int signo)
+{
+    for (int i = 0; i < ev->n_kills; i++)
+        if (ev->kills[i].signal == signo)
+            return &ev->kills[i];
+    return NULL;
+}
+
+int nng_ev_workers(const struct nng_evidence *ev)
+{
+    int n = ev->who.role == NNG_ROLE_WORKER ? ev->who.of : 0;
+
+    if (n < ev->workers_alive)
+        n = ev->workers_alive;
+    if (n <= 0)
+        n = ev->machine.n_proc_da;
+    return n > 0 ? n : 1;
+}
+
+const char *nng_role_name(enum nng_role role, bool zh)
+{
+    switch (role) {
+    case NNG_ROLE_TRAINER: return zh ? "训练主进程" : "the trainer";
+    case NNG_ROLE_WORKER: return zh ? "工作进程" : "a worker";
+    default: return zh ? "辅助进程" : "a helper";
+    }
+}
+
+const char *nng_ev_victim(const struct nng_evidence *ev, bool zh)
+{
+    switch (ev->who.role) {
+    case NNG_ROLE_TRAINER: return zh ? "训练主进程" : "the trainer";
+    case NNG_ROLE_WORKER: return zh ? "这个工作进程" : "the worker";
+    default: return zh ? "这个辅助进程" : "the helper";
+    }
+}
+
+const char *nng_call_name(enum nng_call call)
+{
+    static const char *const name[] = {
+#define X(n, s) s,
+        NNG_CALLS(X)
+#undef X
+    };
+    return (unsigned)call < NNG_C_COUNT ? name[call] : "?";
+}
+
+/* ---- failed calls and words ------------------------------------------------------------------ */
+
+const struct nng_failcall *nng_ev_fail(const struct nng_evidence *ev, int err, enum nng_call call,
+                                       bool only_victim)
+{
+    for (int i = 0; i < ev->n_fails; i++) {
+        const struct nng_failcall *f = &ev->fails[i];
+        if ((err == 0 || f->err == err) && (call == NNG_C_OTHER || f->call == call) &&
+            (!only_victim || f->pid == ev->who.pid))
+            return f;
+    }
+    return NULL;
+}
+
+const char *nng_ev_env(const struct nng_evidence *ev, const char *name)
+{
+    const char *p = ev->machine.env, *end = p + sizeof ev->machine.env;
+    size_t len = strlen(name);
+
+    while (p < end && *p) {
+        size_t n = strnlen(p, (size_t)(end - p));
+        if (n == (size_t)(end - p))
+            return NULL;
+        if (n > len && p[len] == '=' && memcmp(p, name, len) == 0)
+            return p + len + 1;
+        p += n + 1;
+    }
+    return NULL;
+}
+
+bool nng_ev_says(const struct nng_evidence *ev, const char *needle)
+{
+    return strstr(ev->tb.message, needle) || strstr(ev->tail, needle);
+}
+
+bool nng_ev_type_is(const struct nng_evidence *ev, const char *type)
+{
+    return ev->tb.present && strcmp(ev->tb.type, type) == 0;
+}
+
+const char *nng_ev_path_in_words(const struct nng_evidence *ev)
+{
+    static _Thread_local char path[256];
+    const char *m = ev->tb.message;
+
+    for (const char *p = m; *p; p++) {
+        char close = *p == '\'' ? '\'' : *p == '"' ? '"' : *p == '<' ? '>' : 0;
+        const char *end = close ? strchr(p + 1, close) : NULL;
+        size_t n = end ? (size_t)(end - p - 1) : 0;
+        if (n > 1 && n < sizeof path && memchr(p + 1, '/', n)) {
+            memcpy(path, p + 1, n);
+            path[n] = '\0';
+            return path;
+        }
+    }
+    return "";
+}
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool nng_ev_errno_in_words(const struct nng_evidence *ev, int err, const char *text)
+{
+    char a[24], b[24];
+
+    if (!ev->tb.present)
+        return false;
+    snprintf(a, sizeof a, "[Errno %d]", err);
+    snprintf(b, sizeof b, "(%d)", err);
+    return strstr(ev->tb.message, a) ||
+           (strstr(ev->tb.message, text) && (strstr(ev->tb.message, b) || !strchr(ev->tb.message, '(')));
+}
+
+const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err, int devshm, bool *sure)
+{
+    const struct nng_failcall *newest = NULL;
+    const char *named = base_name(nng_ev_path_in_words(ev));
+    bool both = false;
+
+    *sure = false;
+    for (int i = 0; i < ev->n_fails; i++) {
+        const struct nng_failcall *f = &ev->fails[i];
+        if (f->pid != ev->who.pid || f->err != err)
+            continue;
+        if (named[0] && f->path[0] && strcmp(base_name(f->path), named) == 0) {
+            *sure = true;
+            return devshm < 0 || devshm == !!(f->flags & NNG_RF_DEVSHM) ? f : NULL;
+        }
+        if (newest && (newest->flags & NNG_RF_DEVSHM) != (f->flags & NNG_RF_DEVSHM) &&
+            newest->time_ns - f->time_ns < 5 * NNG_SEC)
+            both = true;
+        if (!newest)
+            newest = f;
+    }
+    if (!newest || (devshm >= 0 && devshm != !!(newest->flags & NNG_RF_DEVSHM)))
+        return NULL;
+    /* Its message names another file: this failure was handled by the program. */
+    *sure = !both && (!named[0] || !newest->path[0]);
+    /* ... and long before the end it is a memory, not a cause */
+    if (ev->time_ns > newest->time_ns && ev->time_ns - newest->time_ns > 30 * NNG_SEC)
+        *sure = false;
+    return newest;
+}
+
+bool nng_ev_consequence(const struct nng_evidence *ev)
+{
+    static const char *const generic[] = {
+        "background workers are no longer alive", "background worker is 6 feet under",
+        "abort_event was set", "Abort event was set", "Background workers died", "exited unexpectedly",
+        "Pin memory thread exited", "has no attribute 'is_alive'", "export worker died",
+        "terminated abruptly", "executor was unexpectedly terminated", "is killed by signal",
+        "Connection reset by peer", "Connection closed by peer"};
+    static const char *const types[] = {"BrokenPipeError", "ConnectionResetError",
+                                        "ConnectionRefusedError", "ConnectionAbortedError",
+                                        "BrokenProcessPool", "TerminatedWorkerError"};
+
+    if (!ev->tb.present)
+        return false;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(ev->tb.type, types[i]) == 0)
+            return true;
+    for (size_t i = 0; i < sizeof generic / sizeof generic[0]; i++)
+        if (strstr(ev->tb.message, generic[i]))
+            return true;
+    return false;
+}
+
+int64_t nng_ev_rlim(const struct nng_evidence *ev, int resource, bool hard)
+{
+    uint64_t v;
+
+    if (!ev->has_usage || resource < 0 || resource >= 16)
+        return -2;
+    v = hard ? ev->usage.rlim_hard[resource] : ev->usage.rlim_soft[resource];
+    return v > INT64_MAX ? -1 : (int64_t)v;
+}
+
+/* "3.00 GiB", "123456 bytes" after `after` in text. */
+static int64_t amount(const char *text, const char *after)
+{
+    const char *p = strstr(text, after);
+    char *end;
+    double v;
+    static const char unit[] = "KMGTP";
+    double factor = 1;
+
+    if (!p)
+        return -1;
+    p += strlen(after);
+    v = strtod(p, &end);
+    if (end == p || !(v > 0))
+        return -1;
+    while (*end == ' ')
+        end++;
+    for (size_t i = 0; i < sizeof unit - 1; i++) {
+        factor *= 1024;
+        if (*end == unit[i])
+            return v * factor < 9e18 ? (int64_t)(v * factor) : -1;
+    }
+    return v < 9e18 ? (int64_t)v : -1;
+}
+
+bool nng_ev_alloc_failed(const struct nng_evidence *ev)
+{
+    if (nng_ev_type_is(ev, "MemoryError") || nng_ev_type_is(ev, "_ArrayMemoryError"))
+        return true;
+    if (ev->tb.present && (strstr(ev->tb.message, "std::bad_alloc") ||
+                           strstr(ev->tb.message, "DefaultCPUAllocator: can't allocate memory") ||
+                           strstr(ev->tb.message, "DefaultCPUAllocator: not enough memory") ||
+                           nng_ev_errno_in_words(ev, ENOMEM, "Cannot allocate memory")))
+        return true;
+    return nng_ev_signal(ev) == SIGABRT &&
+           (strstr(ev->tail, "std::bad_alloc") || strstr(ev->tail, "can't allocate memory"));
+}
+
+int64_t nng_ev_alloc_asked(const struct nng_evidence *ev)
+{
+    const struct nng_failcall *f;
+    int64_t n = amount(ev->tb.message, "Unable to allocate ");
+
+    if (n < 0)
+        n = amount(ev->tb.message, "you tried to allocate ");
+    if (n < 0)
+        n = amount(ev->tail, "you tried to allocate ");
+    f = nng_ev_fail(ev, ENOMEM, NNG_C_OTHER, true);
+    if (n < 0 && f && f->asked > 0)
+        n = f->asked;
+    return n;
+}
+
+/* ---- a bus error ------------------------------------------------------------------------------ */
+
+static int64_t blocks(uint64_t n, uint64_t size)
+{
+    uint64_t r;
+    if (__builtin_mul_overflow(n, size, &r) || r > INT64_MAX)
+        return INT64_MAX;
+    return (int64_t)r;
+}
+
+static void room(struct nng_bus *b)
+{
+    const struct nng_fault *f = b->f;
+    int64_t left;
+
+    b->room = NNG_ROOM_UNKNOWN;
+    b->free = b->total = b->bfree = -1;
+    /* A tmpfs without a limit tells 0 of 0 blocks. */
+    if (!f->statfs_ok || f->fs_bsize == 0 || f->fs_blocks == 0)
+        return;
+    b->free = blocks(f->fs_bavail, f->fs_bsize);
+    b->bfree = blocks(f->fs_bfree, f->fs_bsize);
+    b->total = blocks(f->fs_blocks, f->fs_bsize);
+    left = f->map_end > f->addr ? (int64_t)(f->map_end - f->addr) : 0;
+    if (b->free < b->page)
+        b->room = NNG_ROOM_NONE;
+    else if (b->free < left || b->free < b->total / 50)
+        b->room = NNG_ROOM_LITTLE;
+    else
+        b->room = NNG_ROOM_ENOUGH;
+}
+
+bool nng_ev_bus(const struct nng_evidence *ev, struct nng_bus *b)
+{
+    const struct nng_fault *f = nng_ev_fault(ev, SIGBUS);
+    uint64_t off;
+
+    memset(b, 0, sizeof *b);
+    if (!f || f->code != 2 /* BUS_ADRERR */)
+        return false;
+    b->f = f;
+    b->page = f->fs_bsize > NNG_PAGE_MIN && f->fs_bsize <= 65536 ? (int64_t)f->fs_bsize : NNG_PAGE_MIN;
+    b->path = NNG_FIELD(f->map_path);
+    b->name = nng_path_short(b->path, 60);
+    b->size = b->offset = -1;
+    b->file = f->has_map && f->map_ino != 0;
+    b->devshm = b->file && f->map_devshm;
+    b->tmpfs = f->statfs_ok && f->fs_type == 0x01021994;
+    b->exact_fs = b->tmpfs || (f->statfs_ok && (f->fs_type == 0xef53 || f->fs_type == 0x58465342));
+    b->writable_shared = f->map_shared && (f->map_prot & 2u);
+    b->recorded = f->size_source == NNG_SZ_RECORDED;
+    if (b->file)
+        room(b);
+    else
+        b->room = NNG_ROOM_UNKNOWN, b->free = b->total = b->bfree = -1;
+    if (!b->file || f->addr < f->map_start || f->addr >= f->map_end)
+        return true;
+    off = f->map_off + (f->addr - f->map_start);
+    b->offset = off <= INT64_MAX ? (int64_t)off : INT64_MAX;
+    if (f->size_source == NNG_SZ_UNKNOWN || f->file_size > INT64_MAX)
+        return true;
+    b->size = (int64_t)f->file_size;
+    /* The rest of the last page can be touched without a fault. */
+    b->end = (off & ~(uint64_t)(NNG_PAGE_MIN - 1)) < f->file_size ? NNG_END_INSIDE : NNG_END_PAST;
+    return true;
+}
+
+/* ---- facts ------------------------------------------------------------------------------------ */
+
+void nng_v_bus_facts(struct nng_verdict *v, const struct nng_bus *b)
+{
+    static const char *const source[] = {"", "fstat in the faulting process",
+                                         "stat of the mapped path", "stat of map_files",
+                                         "last ftruncate or fallocate of this run"};
+    const struct nng_fault *f = b->f;
+    const char *size = f->size_source < 5 ? source[f->size_source] : "";
+    const char *fs = b->devshm ? "devshm" : "fs";
+    char name[48];
+
+    nng_v_fact_str(v, "fault.mapping", b->path, "/proc/self/maps in the faulting process");
+    nng_v_fact_int(v, "fault.offset", b->offset, "fault address and /proc/self/maps");
+    nng_v_fact_int(v, "fault.file_size", b->size, size);
+    snprintf(name, sizeof name, "%s.free_bytes", fs);
+    nng_v_fact_int(v, name, b->free, "statfs in the faulting process");
+    snprintf(name, sizeof name, "%s.total_bytes", fs);
+    nng_v_fact_int(v, name, b->total, "statfs in the faulting process");
+}
+
+void nng_v_signal_facts(struct nng_verdict *v, const struct nng_evidence *ev)
+{
+    int signo = nng_ev_signal(ev);
+    const struct nng_fault *f = nng_ev_fault(ev, signo);
+
+    if (signo)
+        nng_v_fact_str(v, "exit.signal", nng_signal_name(signo),
+                       ev->status.known ? ev->status.source : "record of the dying process");
+    else if (ev->status.known)
+        nng_v_fact_int(v, "exit.code", ev->status.code, ev->status.source);
+    if (!f)
+        return;
+    char text[64];
+    snprintf(text, sizeof text, "%d", f->code);
+    nng_v_fact_str(v, "fault.si_code", text, "siginfo in the signal handler");
+    if (f->code > 0) {
+        snprintf(text, sizeof text, "0x%llx", (unsigned long long)f->addr);
+        nng_v_fact_str(v, "fault.si_addr", text, "siginfo in the signal handler");
+    } else {
+        nng_v_fact_int(v, "fault.sender_pid", f->sender_pid, "si_pid in the signal handler");
+        nng_v_fact_str(v, "fault.sender_name", NNG_FIELD(f->sender_name), "/proc at that moment");
+    }
+}
+
+void nng_v_memory_facts(struct nng_verdict *v, const struct nng_evidence *ev)
+{
+    const struct nng_memscope *m = &ev->mem;
+
+    if (m->present) {
+        const char *kills = m->version == 1 ? "memory.oom_control" : "memory.events.local";
+        nng_v_fact_str(v, "cgroup.path", m->path, "/proc/PID/cgroup");
+        nng_v_fact_int(v, "cgroup.oom_kill", m->kills, kills);
+        nng_v_fact_int(v, "cgroup.limit_bytes", m->limit,
+                       m->version == 1 ? "memory.limit_in_bytes" : "memory.max");
+        nng_v_fact_int(v, "cgroup.usage_bytes", m->usage, "cgroup");
+        nng_v_fact_int(v, "cgroup.peak_bytes", m->peak, "cgroup");
+        nng_v_fact_int(v, "cgroup.limit_hits", m->fails,
+                       m->version == 1 ? "memory.failcnt" : "memory.events.local");
+        nng_v_fact_int(v, "cgroup.sigkill_deaths", m->sigkills, "deaths of this run in it");
+        nng_v_fact_int(v, "cgroup.foreign_processes", m->foreign, "cgroup.procs");
+    }
+    nng_v_fact_int(v, "victim.rss_bytes", ev->victim_rss > 0 ? ev->victim_rss : -1,
+                   "last sample before the death");
+    nng_v_fact_int(v, "run.rss_bytes", ev->run_rss > 0 ? ev->run_rss : -1, "last sample");
+    nng_v_fact_int(v, "host.mem_total_bytes", ev->host.total > 0 ? ev->host.total : -1,
+                   "/proc/meminfo");
+    nng_v_fact_int(v, "host.mem_available_bytes", ev->host.total > 0 ? ev->host.available : -1,
+                   "/proc/meminfo");
+    nng_v_fact_int(v, "host.vmstat_oom_kill", ev->host.vmstat_kills, "/proc/vmstat");
+    if (ev->kmsg.found)
+        nng_v_fact_str(v, "kmsg.line", ev->kmsg.line, "/dev/kmsg");
+    else
+        nng_v_fact_str(v, "kmsg.readable", ev->kmsg.readable ? "yes" : "no", "/dev/kmsg");
+}
+
+void nng_v_exception_facts(struct nng_verdict *v, const struct nng_evidence *ev)
+{
+    const struct nng_traceback *tb = &ev->tb;
+
+    if (!tb->present)
+        return;
+    nng_v_fact_str(v, "exception.type", tb->type, "its last output");
+    nng_v_fact_str(v, "exception.message", tb->message, "its last output");
+    nng_v_fact_str(v, "exception.origin", tb->origin, "its last output");
+    if (tb->root_type[0])
+        nng_v_fact_str(v, "exception.first_of_chain", tb->root_type, "its last output");
+}
+
+void nng_v_fail_facts(struct nng_verdict *v, const struct nng_failcall *f)
+{
+    bool shm = f->flags & NNG_RF_DEVSHM;
+
+    nng_v_fact_str(v, "call.name", nng_call_name(f->call), "hook");
+    nng_v_fact_str(v, "call.errno", nng_errno_name(f->err), "hook");
+    nng_v_fact_int(v, "call.pid", f->pid, "hook");
+    nng_v_fact_str(v, "call.path", f->path, "hook");
+    nng_v_fact_int(v, "call.asked", f->asked, "hook");
+    nng_v_fact_int(v, "call.count", (int64_t)(f->count & INT64_MAX), "hook");
+    if (f->free >= 0 || f->total > 0) {
+        nng_v_fact_int(v, shm ? "devshm.free_bytes" : "fs.free_bytes", f->free,
+                       "statfs at the failed call");
+        nng_v_fact_int(v, shm ? "devshm.total_bytes" : "fs.total_bytes", f->total,
+                       "statfs at the failed call");
+    }
+}

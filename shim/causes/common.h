@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What several causes need to read out of the evidence. Pure, like the causes themselves. Functions
+ * that start with nng_ev_ read evidence, nng_v_ write into a verdict.
+ */
+#ifndef NNG_CAUSES_COMMON_H
+#define NNG_CAUSES_COMMON_H
+
+#include "cause.h"
+
+#include <signal.h>
+
+#define NNG_PAGE_MIN 4096
+#define NNG_SEC 1000000000ULL
+
+/* The signal that this incident is about, 0: none. Not always the one that ended the process: the
+ * trainer's SIGKILL may strike a process that waits for its stack after a segfault. */
+int nng_ev_signal(const struct nng_evidence *ev);
+/* The record of that signal, NULL: none (it came blind, or another one killed). */
+const struct nng_fault *nng_ev_fault(const struct nng_evidence *ev, int signo);
+/* The record says that the kernel raised it because of an instruction or a limit, nobody sent it. */
+bool nng_ev_by_kernel(const struct nng_fault *f);
+/* `want`, or LIKELY with a doubt if the end itself was not seen but only what the process recorded. */
+enum nng_confidence nng_ev_cap(const struct nng_evidence *ev, struct nng_verdict *v,
+                               enum nng_confidence want);
+/* It left with an exit code (or is the root that failed in its own words) instead of a signal. */
+bool nng_ev_left(const struct nng_evidence *ev);
+/* A signal `signo` sent to the victim from inside this run; NULL none. */
+const struct nng_killrec *nng_ev_killer(const struct nng_evidence *ev, int signo);
+/* The victim's own failed call with err that its exception speaks of: the one whose path the message
+ * names, or the newest if the message names no path. *sure: that it is this one. devshm: 1 only on
+ * /dev/shm, 0 only elsewhere, -1 both. */
+const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err, int devshm,
+                                         bool *sure);
+/* The traceback speaks of errno err ("[Errno 28]", "(28)", its text). */
+bool nng_ev_errno_in_words(const struct nng_evidence *ev, int err, const char *text);
+/* A path in quotes or <> in the exception's message; "" none. */
+const char *nng_ev_path_in_words(const struct nng_evidence *ev);
+bool nng_ev_type_is(const struct nng_evidence *ev, const char *type);
+/* The words are those of a bystander ("background workers are no longer alive", broken pipes). */
+bool nng_ev_consequence(const struct nng_evidence *ev);
+int nng_ev_workers(const struct nng_evidence *ev); /* how many of them, at least 1 */
+/* Soft limit; -1 unlimited, -2 unknown. */
+int64_t nng_ev_rlim(const struct nng_evidence *ev, int resource, bool hard);
+/* Bytes that the failed allocation asked for, from records or from its words; -1. */
+int64_t nng_ev_alloc_asked(const struct nng_evidence *ev);
+/* "MemoryError", bad_alloc and their kin. */
+bool nng_ev_alloc_failed(const struct nng_evidence *ev);
+
+/* ---- a bus error taken apart ---- */
+enum nng_end { NNG_END_UNKNOWN, NNG_END_INSIDE, NNG_END_PAST };
+enum nng_room { NNG_ROOM_UNKNOWN, NNG_ROOM_NONE, NNG_ROOM_LITTLE, NNG_ROOM_ENOUGH };
+struct nng_bus {
+    const struct nng_fault *f;
+    bool file; /* the address lies in a file's mapping */
+    bool devshm;
+    bool tmpfs, exact_fs; /* exact_fs: its statfs tells the truth about room (ext, xfs, tmpfs) */
+    bool writable_shared;
+    bool recorded; /* the size is only the last one that this run set */
+    enum nng_end end;
+    enum nng_room room;
+    int64_t free, bfree, total, size, offset, page;
+    const char *path, *name; /* cleaned; name is short */
+};
+/* A BUS_ADRERR by the kernel, with a record. */
+bool nng_ev_bus(const struct nng_evidence *ev, struct nng_bus *b);
+void nng_v_bus_facts(struct nng_verdict *v, const struct nng_bus *b);
+
+/* ---- facts that several causes show ---- */
+void nng_v_signal_facts(struct nng_verdict *v, const struct nng_evidence *ev);
+void nng_v_memory_facts(struct nng_verdict *v, const struct nng_evidence *ev);
+void nng_v_exception_facts(struct nng_verdict *v, const struct nng_evidence *ev);
+void nng_v_fail_facts(struct nng_verdict *v, const struct nng_failcall *f);
+const char *nng_call_name(enum nng_call call);
+/* "the trainer" / "worker 3" for the middle of a sentence. */
+const char *nng_ev_victim(const struct nng_evidence *ev, bool zh);
+const char *nng_role_name(enum nng_role role, bool zh);
+
+#endif

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Fixes that several causes share. Each is one line that can be copied and is right for where the
+ * user is: Docker, Kubernetes, Slurm, Apptainer, a workstation. Numbers are computed from this run.
+ * A switch of nnguard itself that cures shared memory without rights would be offered here, and only
+ * here (nng_fix_shm_size).
+ */
+#include "common.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *nng_fix_trainer(const struct nng_evidence *ev)
+{
+    return ev->machine.trainer[0] ? NNG_FIELD(ev->machine.trainer) : "…";
+}
+
+static const char *engine(const struct nng_evidence *ev)
+{
+    return strstr(ev->machine.place_detail, "podman") ? "podman" : "docker";
+}
+
+/* "1g" as Kubernetes ("1Gi") and Slurm ("1G") want it. */
+static const char *kube(const char *arg)
+{
+    static _Thread_local char out[24];
+    size_t n = strlen(arg);
+
+    snprintf(out, sizeof out, "%.*s%ci", (int)(n - 1), arg, arg[n - 1] == 'g' ? 'G' : 'M');
+    return out;
+}
+
+static const char *slurm(const char *arg)
+{
+    static _Thread_local char out[24];
+    size_t n = strlen(arg);
+
+    snprintf(out, sizeof out, "%.*s%c", (int)(n - 1), arg, arg[n - 1] == 'g' ? 'G' : 'M');
+    return out;
+}
+
+void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need)
+{
+    const char *size = nng_size_arg(need);
+    const char *gib = nng_bytes(need);
+    int n = nng_ev_workers(ev);
+    struct nng_fix *f;
+
+    switch (ev->machine.place) {
+    case NNG_PL_DOCKER:
+        f = nng_v_fix(v, false, "about %2$s for %1$d worker(s) here; --ipc=host works too",
+                      "此处 %1$d 个进程共需约 %2$s;也可用 --ipc=host", n, gib);
+        nng_fix_command(f, "%s run --shm-size=%s …", engine(ev), size);
+        break;
+    case NNG_PL_KUBERNETES:
+        f = nng_v_fix(v, false, "as a volume of the pod, mounted at /dev/shm; about %s are needed",
+                      "作为 pod 的卷挂载到 /dev/shm;约需 %s", gib);
+        nng_fix_command(f, "emptyDir: {medium: Memory, sizeLimit: %s}", kube(size));
+        break;
+    case NNG_PL_APPTAINER:
+        f = nng_v_fix(v, false, "use the host's /dev/shm (no --contain); about %s are needed",
+                      "使用宿主机的 /dev/shm(不加 --contain);约需 %s", gib);
+        nng_fix_command(f, "apptainer exec --bind /dev/shm …");
+        break;
+    default:
+        f = nng_v_fix(v, false, "needs root on this machine; about %s are needed",
+                      "需要本机 root 权限;约需 %s", gib);
+        nng_fix_command(f, "sudo mount -o remount,size=%s /dev/shm", size);
+        break;
+    }
+    if (ev->mem.present && ev->mem.limit > 0 && need > ev->mem.limit - ev->mem.usage &&
+        ev->mem.usage > 0)
+        nng_fix_cost(f, "it counts as memory: the limit here is %s, raise that too",
+                     "它计入内存:此处上限为 %s,需一并提高", nng_bytes(ev->mem.limit));
+}
+
+void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need)
+{
+    const char *size = nng_size_arg(need);
+    struct nng_fix *f;
+
+    switch (ev->machine.place) {
+    case NNG_PL_DOCKER:
+        f = nng_v_fix(v, false, "a higher memory limit for the container",
+                      "提高容器的内存上限");
+        nng_fix_command(f, "%s run --memory=%s …", engine(ev), size);
+        break;
+    case NNG_PL_KUBERNETES:
+        f = nng_v_fix(v, false, "in the container's spec: a higher memory limit",
+                      "在容器的 spec 中提高内存上限");
+        nng_fix_command(f, "resources: {limits: {memory: %s}}", kube(size));
+        break;
+    case NNG_PL_SLURM:
+        f = nng_v_fix(v, false, "more memory for the job", "为作业申请更多内存");
+        nng_fix_command(f, "#SBATCH --mem=%s", slurm(size));
+        break;
+    default: {
+        const char *path = ev->mem.limit_path[0] ? ev->mem.limit_path : ev->mem.path;
+        if (!path[0]) {
+            nng_v_fix(v, false, "give it %s of memory", "为它提供 %s 内存", nng_bytes(need));
+            break;
+        }
+        f = nng_v_fix(v, false, "raise the limit of its memory cgroup (needs root)",
+                      "提高所在内存 cgroup 的上限(需要 root 权限)");
+        /* The folder as seen from here; a path inside the hierarchy only has its mount point added. */
+        nng_fix_command(f, "echo %s | sudo tee %s%s/%s", slurm(size),
+                        strncmp(path, "/sys/", 5) == 0 ? "" : ev->mem.version == 1
+                            ? "/sys/fs/cgroup/memory"
+                            : "/sys/fs/cgroup",
+                        path, ev->mem.version == 1 ? "memory.limit_in_bytes" : "memory.max");
+        break;
+    }
+    }
+}
+
+static bool contains(const struct nng_evidence *ev, const char *word)
+{
+    return strstr(ev->machine.trainer, word) != NULL;
+}
+
+void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev, int workers)
+{
+    struct nng_fix *f;
+
+    if (workers <= 0) {
+        nng_fix_no_workers(v, ev);
+        return;
+    }
+    f = workers == 1 ? nng_v_fix(v, true, "one worker", "1 个工作进程")
+                     : nng_v_fix(v, true, "%d workers", "%d 个工作进程", workers);
+    nng_fix_cost(f, "slower epochs: a way round, not a cure", "每个 epoch 更慢:只是绕开,并未根治");
+    if (contains(ev, "nnUNetv2_plan_and_preprocess") || contains(ev, "nnUNetv2_preprocess") ||
+        contains(ev, "nnUNetv2_extract_fingerprint")) {
+        nng_fix_command(f, "%s -np %d", nng_fix_trainer(ev), workers);
+        nng_fix_cost(f, "preprocessing takes longer", "预处理更慢");
+    } else if (contains(ev, "nnUNetv2_predict")) {
+        nng_fix_command(f, "%s -npp %d -nps %d", nng_fix_trainer(ev), workers, workers);
+        nng_fix_cost(f, "prediction takes longer", "预测更慢");
+    } else if (ev->machine.nnunet) {
+        nng_fix_command(f, "nnUNet_n_proc_DA=%d %s", workers, nng_fix_trainer(ev));
+    } else {
+        snprintf(f->text.en, sizeof f->text.en, "fewer workers (num_workers=%d)", workers);
+        snprintf(f->text.zh, sizeof f->text.zh, "减少工作进程(num_workers=%d)", workers);
+    }
+}
+
+void nng_fix_no_workers(struct nng_verdict *v, const struct nng_evidence *ev)
+{
+    struct nng_fix *f;
+
+    if (contains(ev, "nnUNetv2_plan_and_preprocess") || contains(ev, "nnUNetv2_preprocess") ||
+        contains(ev, "nnUNetv2_extract_fingerprint") || contains(ev, "nnUNetv2_predict")) {
+        nng_fix_fewer_workers(v, ev, 1);
+        return;
+    }
+    f = nng_v_fix(v, true, "no worker processes", "不用工作进程");
+    nng_fix_cost(f, "works, but much slower, and it hides the cause",
+                 "能用,但慢得多,而且会掩盖原因");
+    if (ev->machine.nnunet) {
+        nng_fix_command(f, "nnUNet_n_proc_DA=0 %s", nng_fix_trainer(ev));
+    } else {
+        snprintf(f->text.en, sizeof f->text.en, "no worker processes (num_workers=0)");
+        snprintf(f->text.zh, sizeof f->text.zh, "不用工作进程(num_workers=0)");
+    }
+}
