@@ -403,13 +403,14 @@ static bool still_inside(const ucontext_t *uc)
     const char *alt = uc->uc_stack.ss_sp, *sp;
     if (cur.phase != USER)
         return cur.phase != OUTSIDE;
-    if (alt && cur.frame >= alt && cur.frame < alt + uc->uc_stack.ss_size)
-        return uc->uc_stack.ss_flags & SS_ONSTACK;
 #if defined(__x86_64__)
     sp = (const char *)uc->uc_mcontext.gregs[REG_RSP];
 #else
     sp = (const char *)uc->uc_mcontext.sp;
 #endif
+    /* ss_flags in a saved context never say SS_ONSTACK (kernel/signal.c, __save_altstack): compare */
+    if (alt && cur.frame >= alt && cur.frame < alt + uc->uc_stack.ss_size)
+        return sp >= alt && sp < cur.frame;
     return sp < cur.frame;
 }
 
