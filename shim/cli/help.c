@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Help, and the one way in which commands speak on stderr.
+ */
+#include "cli.h"
+
+#include "../report/part.h"
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char general[] =
+    "nnguard " NNG_VERSION_STRING
+    ": says why a training run lost a worker, and what to do about it\n"
+    "\n"
+    "  nnguard run CMD...                guard CMD; the same as LD_PRELOAD=.../libnnguard.so "
+    "CMD...\n"
+    "  nnguard report [RUN|DIR] [--json] show the report of a run, of the newest one by default\n"
+    "  nnguard monitor                   started by the library itself, one a run\n"
+    "  nnguard --help [COMMAND], --version\n"
+    "\n"
+    "Settings (environment):\n"
+    "  NNGUARD=0                    off\n"
+    "  NNGUARD_DIR=DIR              where runs are kept (default ${TMPDIR:-/tmp}/nnguard-<uid>)\n"
+    "  NNGUARD_LANG=en|zh|auto      language (default: the locale's)\n"
+    "  NNGUARD_QUIET=1              write the report, print nothing\n"
+    "  NNGUARD_COLOR=auto|always|never\n"
+    "  NNGUARD_MATCH=GLOB,...       guard programs of these names, too (default: Python only)\n"
+    "  NNGUARD_RESCUE=shm,fd|all    help a run over a full /dev/shm\n"
+    "  NNGUARD_ON_STALL=report|end  end a run that stands still for NNGUARD_STALL_S seconds (300)\n"
+    "  NNGUARD_MONITOR=0            only record; nnguard report tells later\n";
+
+static const char run_help[] = "nnguard run [--] CMD [ARG...]\n"
+                               "\n"
+                               "Runs CMD with libnnguard.so in front of LD_PRELOAD. CMD takes the "
+                               "place of this program, so its\n"
+                               "exit status and its signals are its own. 127: CMD or the library "
+                               "was not found, 126: it cannot be\n"
+                               "executed.\n";
+
+static const char report_help[] =
+    "nnguard report [RUN|DIR] [--json]\n"
+    "\n"
+    "RUN is a run's folder or its name, DIR a folder of runs (default: NNGUARD_DIR or where the "
+    "library\n"
+    "puts them). Without RUN: the newest run that had an incident or ended without a word; of the "
+    "latter\n"
+    "the journal is read, and the report is written beside it. --json prints report.json instead.\n"
+    "Exit status 0: shown, 1: nothing to show.\n";
+
+int nng_cli_help(const char *command)
+{
+    const char *text = general;
+    if (command && !strcmp(command, "run"))
+        text = run_help;
+    else if (command && !strcmp(command, "report"))
+        text = report_help;
+    fputs(text, stdout);
+    return nng_cli_finish(0);
+}
+
+void nng_cli_say(const char *fmt, ...)
+{
+    char raw[1500], clean[1500], line[1600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(raw, sizeof raw, fmt, ap);
+    va_end(ap);
+    nng_text_clean_line(clean, sizeof clean, raw, strlen(raw));
+    int n = snprintf(line, sizeof line, NNG_PREFIX "%s\n", clean);
+    ssize_t w = write(2, line, (size_t)n);
+    (void)w; /* nobody left to tell */
+}
+
+int nng_cli_bad_option(char **argv, const char *command)
+{
+    const char *arg = argv[optind - 1];
+    char letter[3] = {'-', (char)optopt, 0};
+    nng_cli_say("unknown option '%s'; nnguard --help %s explains the command",
+                optopt && strncmp(arg, "--", 2) != 0 ? letter : arg, command);
+    return NNG_USAGE;
+}
+
+int nng_cli_finish(int status)
+{
+    if (fflush(stdout) || ferror(stdout)) {
+        nng_cli_say("the output could not be written: %s", strerror(errno));
+        return 1;
+    }
+    return status;
+}
