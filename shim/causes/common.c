@@ -116,7 +116,7 @@ const char *nng_ev_victim(const struct nng_evidence *ev, bool zh)
     }
 }
 
-const char *nng_call_name(enum nng_call call)
+const char *nng_ev_call_name(enum nng_call call)
 {
     static const char *const name[] = {
 #define X(n, s) s,
@@ -211,12 +211,15 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
     *sure = false;
     for (int i = 0; i < ev->n_fails; i++) {
         const struct nng_failcall *f = &ev->fails[i];
-        if (f->pid != ev->who.pid || f->err != err)
+        if (f->err != err)
             continue;
+        /* By name also another process' failure: a DataLoader raises its worker's error again. */
         if (named[0] && f->path[0] && strcmp(base_name(f->path), named) == 0) {
             *sure = true;
             return devshm < 0 || devshm == !!(f->flags & NNG_RF_DEVSHM) ? f : NULL;
         }
+        if (f->pid != ev->who.pid)
+            continue;
         if (newest && (newest->flags & NNG_RF_DEVSHM) != (f->flags & NNG_RF_DEVSHM) &&
             newest->time_ns - f->time_ns < 5 * NNG_SEC)
             both = true;
@@ -479,7 +482,7 @@ void nng_v_fail_facts(struct nng_verdict *v, const struct nng_failcall *f)
 {
     bool shm = f->flags & NNG_RF_DEVSHM;
 
-    nng_v_fact_str(v, "call.name", nng_call_name(f->call), "hook");
+    nng_v_fact_str(v, "call.name", nng_ev_call_name(f->call), "hook");
     nng_v_fact_str(v, "call.errno", nng_errno_name(f->err), "hook");
     nng_v_fact_int(v, "call.pid", f->pid, "hook");
     nng_v_fact_str(v, "call.path", f->path, "hook");
