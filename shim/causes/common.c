@@ -91,6 +91,8 @@ int nng_ev_workers(const struct nng_evidence *ev)
 {
     int n = ev->who.role == NNG_ROLE_WORKER ? ev->who.of : 0;
 
+    if (n < ev->workers_at_once)
+        n = ev->workers_at_once;
     if (n < ev->workers_alive)
         n = ev->workers_alive;
     if (n <= 0)

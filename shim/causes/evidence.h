@@ -196,6 +196,7 @@ struct nng_evidence {
     char files[NNG_FILES_N][NNG_PATH];
     struct nng_stack stack;
     int workers_alive, workers_seen;
+    int workers_at_once;     /* most that lived at the same time so far */
     int same_before;         /* incidents of the same cause already in this run */
     struct nng_machine machine;
 };

@@ -177,6 +177,7 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     ev->machine = m->run.machine;
     ev->workers_alive = nng_model_alive_workers(&m->model);
     ev->workers_seen = m->model.workers_seen;
+    ev->workers_at_once = m->model.workers_at_once;
     if (m->live)
         outside(m, t, ev);
     else

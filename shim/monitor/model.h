@@ -76,7 +76,7 @@ struct nng_model {
     size_t n, cap;
     struct nng_tracked *root;
     int root_pid;
-    int workers_seen;
+    int workers_seen, workers_at_once;
     int64_t biggest_ask; /* largest request for shared memory that was seen; -1 */
     struct nng_moment moment[NNG_TIMELINE]; /* ring */
     unsigned n_moments;

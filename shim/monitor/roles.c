@@ -74,6 +74,9 @@ static void number(struct nng_model *m, struct nng_tracked *t, struct nng_tracke
     if (parent && alive > parent->peak)
         parent->peak = alive;
     m->workers_seen++;
+    int all = nng_model_alive_workers(m);
+    if (all > m->workers_at_once)
+        m->workers_at_once = all;
 }
 
 void nng_roles_assign(struct nng_model *m, struct nng_tracked *t)
