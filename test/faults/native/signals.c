@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Programs' own signal handlers, for the transparency tests: they print what they were given, repair,
+ * reset, raise again or jump away. Loaded by ctypes. Plain write(2), since these are handlers.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static char *page;
+static volatile int strikes;
+static sigjmp_buf back;
+
+static void say(const char *what, int sig, siginfo_t *si)
+{
+    char line[200];
+    sigset_t mask;
+    sigprocmask(SIG_SETMASK, 0, &mask);
+    int n = snprintf(line, sizeof line,
+                     "%s signo=%d si_signo=%d code=%d addr_is_page=%d pid_is_self=%d self_blocked=%d "
+                     "usr1_blocked=%d term_blocked=%d\n",
+                     what, sig, si->si_signo, si->si_code, si->si_code > 0 && si->si_addr == page,
+                     si->si_code <= 0 && si->si_pid == getpid(), sigismember(&mask, sig),
+                     sigismember(&mask, SIGUSR1), sigismember(&mask, SIGTERM));
+    if (write(1, line, (size_t)n) < 0)
+        _exit(99);
+}
+
+static void on_exit_3(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    say("handler", sig, si);
+    _exit(3);
+}
+
+static void on_repair(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    if (strikes++ < 2)
+        say("repair", sig, si);
+    mprotect(page, 4096, PROT_READ | PROT_WRITE);
+}
+
+static void on_return(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    strikes++;
+    say("return", sig, si);
+}
+
+/* torch's DataLoader does this */
+static void on_default_and_raise(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    say("again", sig, si);
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
+
+static void on_jump(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    if (strikes++ < 2)
+        say("jump", sig, si);
+    siglongjmp(back, 1);
+}
+
+static void on_abort(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    say("abort", sig, si);
+    abort();
+}
+
+static void on_fault_again(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    say("fault", sig, si);
+    *(volatile char *)page = 1;
+}
+
+static void set(int sig, void (*fn)(int, siginfo_t *, void *), int flags)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    act.sa_sigaction = fn;
+    act.sa_flags = SA_SIGINFO | flags;
+    sigaddset(&act.sa_mask, SIGUSR1);
+    if (sigaction(sig, &act, 0))
+        _exit(98);
+}
+
+static void make_page(void)
+{
+    page = mmap(0, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+int sig_touch(void)
+{
+    *(volatile char *)page = 1;
+    return 0;
+}
+
+int sig_exit_handler(int sig)
+{
+    make_page();
+    set(sig, on_exit_3, SA_ONSTACK);
+    return 0;
+}
+
+int sig_repair(int times)
+{
+    make_page();
+    set(SIGSEGV, on_repair, 0);
+    for (int i = 0; i < times; i++) {
+        mprotect(page, 4096, PROT_NONE);
+        *(volatile char *)page = (char)i;
+    }
+    return strikes;
+}
+
+int sig_default_and_raise(int sig)
+{
+    make_page();
+    set(sig, on_default_and_raise, SA_RESTART | SA_NODEFER);
+    return 0;
+}
+
+int sig_resethand(int sig)
+{
+    make_page();
+    set(sig, on_return, (int)SA_RESETHAND);
+    return 0;
+}
+
+int sig_return(int sig)
+{
+    make_page();
+    set(sig, on_return, 0);
+    return 0;
+}
+
+int sig_abort_in_handler(void)
+{
+    make_page();
+    set(SIGSEGV, on_abort, 0);
+    return 0;
+}
+
+int sig_fault_in_handler(void)
+{
+    make_page();
+    set(SIGSEGV, on_fault_again, 0);
+    return 0;
+}
+
+int sig_jump(int times)
+{
+    make_page();
+    set(SIGSEGV, on_jump, SA_NODEFER);
+    for (volatile int i = 0; i < times; i++)
+        if (!sigsetjmp(back, 1))
+            *(volatile char *)page = 1;
+    return strikes;
+}
+
+static void *touch_blocked(void *arg)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, 0);
+    *(volatile char *)page = 1;
+    return arg;
+}
+
+int sig_blocked_thread(void)
+{
+    pthread_t t;
+    make_page();
+    pthread_create(&t, 0, touch_blocked, 0);
+    pthread_join(t, 0);
+    return 0;
+}
+
+static int dive(int n)
+{
+    volatile char room[700];
+    room[n % 700] = (char)n;
+    return dive(n + 1) + room[(n + 1) % 700];
+}
+
+static void *dive_thread(void *arg)
+{
+    return (void *)(long)dive((int)(long)arg);
+}
+
+int sig_overflow_main(void)
+{
+    return dive(0);
+}
+
+int sig_overflow_thread(void)
+{
+    pthread_t t;
+    pthread_create(&t, 0, dive_thread, 0);
+    pthread_join(t, 0);
+    return 0;
+}
+
+static pthread_barrier_t together;
+
+static void *touch_together(void *arg)
+{
+    pthread_barrier_wait(&together);
+    *(volatile char *)page = 1;
+    return arg;
+}
+
+int sig_two_threads(int n)
+{
+    pthread_t t[16];
+    make_page();
+    pthread_barrier_init(&together, 0, (unsigned)n);
+    for (int i = 0; i < n && i < 16; i++)
+        pthread_create(&t[i], 0, touch_together, 0);
+    for (int i = 0; i < n && i < 16; i++)
+        pthread_join(t[i], 0);
+    return 0;
+}
+
+int sig_file_limit(const char *path)
+{
+    struct rlimit limit = {4096, 4096};
+    char block[8192] = {0};
+    FILE *f = fopen(path, "w");
+    setrlimit(RLIMIT_FSIZE, &limit);
+    for (int i = 0; f && i < 4; i++)
+        fwrite(block, 1, sizeof block, f), fflush(f);
+    return 7;
+}
+
+int sig_trap(void)
+{
+#ifdef __x86_64__
+    __asm__ volatile("int3");
+#else
+    raise(SIGTRAP);
+#endif
+    return 0;
+}
+
+int sig_ill(void)
+{
+    __builtin_trap();
+}
+
+int sig_fpe(volatile int zero)
+{
+    volatile int one = 7, result = one / zero;
+    return result;
+}
+
+/* Microseconds a thread: created and joined n times. */
+double sig_thread_cost(int n)
+{
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    for (int i = 0; i < n; i++) {
+        pthread_t t;
+        pthread_create(&t, 0, (void *(*)(void *))(void *)getpid, 0);
+        pthread_join(t, 0);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    return ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec)) / n / 1e3;
+}
