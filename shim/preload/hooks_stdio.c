@@ -167,7 +167,7 @@ HOOK(void, perror, (const char *s))
 }
 
 /* ---- getenv ------------------------------------------------------------------------------------- */
-/* Allocators ask it before any constructor ran and from inside dlsym's malloc. */
+/* Allocators ask it before any constructor ran. */
 HOOK(char *, getenv, (const char *name))
 {
     char *v = NEXT(getenv) ? NEXT(getenv)(name) : (char *)(uintptr_t)nng_env(name);

@@ -11,7 +11,6 @@
  */
 #include "start.h"
 #include <dirent.h>
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
@@ -22,12 +21,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifdef __x86_64__
-__asm__(".symver dladdr,dladdr@GLIBC_2.2.5");
-#else
-__asm__(".symver dladdr,dladdr@GLIBC_2.17");
-#endif
 
 #ifndef SYS_close_range
 #define SYS_close_range 436
@@ -57,14 +50,11 @@ static bool beside(const char *library)
 
 static bool find_program(void)
 {
-    Dl_info info;
-    if (!dladdr((void *)nng_launch_path, &info) || !info.dli_fname)
-        return false;
-    if (beside(info.dli_fname))
+    if (beside(nng_library_path))
         return true;
     /* the library may be linked to from elsewhere */
     char dir[400], target[400];
-    nng_fmt_str(dir, dir + sizeof dir, info.dli_fname);
+    nng_fmt_str(dir, dir + sizeof dir, nng_library_path);
     long n = nng_sys4(SYS_readlinkat, AT_FDCWD, dir, target, sizeof target - 1);
     if (n <= 0)
         return false;

@@ -8,7 +8,6 @@
  * journal is mapped and closed. Whatever fails, the program runs on, unguarded.
  */
 #include "start.h"
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -20,35 +19,14 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#ifdef __x86_64__
-__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
-#else
-__asm__(".symver dlsym,dlsym@GLIBC_2.17");
-#endif
 /* libc's, in every version since 2.3.2; pthread_atfork itself is not a dynamic symbol. Weak, since
  * another libc may lack it, and an unresolved name would end every program that loads us. */
 extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *)
     __attribute__((weak));
 
-extern const struct nng_hook *const __start_nng_hooks[] __attribute__((visibility("hidden")));
-extern const struct nng_hook *const __stop_nng_hooks[] __attribute__((visibility("hidden")));
-
 struct nng_state nng_st;
 char *nng_map_base;
 size_t nng_map_size;
-
-void nng_bind(void)
-{
-    static _Atomic bool bound;
-    /* Not a lock: two threads bind the same values, and dlsym itself may come back here through
-     * malloc's hooks. */
-    if (atomic_load_explicit(&bound, memory_order_acquire))
-        return;
-    for (const struct nng_hook *const *h = __start_nng_hooks; h < __stop_nng_hooks; h++)
-        if (!*(*h)->slot)
-            *(*h)->slot = dlsym(RTLD_NEXT, (*h)->name);
-    atomic_store_explicit(&bound, true, memory_order_release);
-}
 
 void nng_say(const char *part, ...)
 {

@@ -40,6 +40,10 @@ bool nng_ids_match(const char *globs, const char *name);
 /* `path` made absolute by the current folder; false where it does not fit. */
 bool nng_ids_absolute(const char *path, char *out, size_t size);
 
+/* ---- bind.c (nng_bind is in internal.h) --------------------------------------------------------- */
+/* Our own file as the loader knows it; maybe relative. Set by nng_bind. */
+extern const char *nng_library_path;
+
 /* ---- root.c ------------------------------------------------------------------------------------ */
 /* Make folder and journal, map it, fill the header. Returns its fd (close-on-exec; close it soon) or
  * -errno. *path: the journal's path, "" for a memfd. Says one line where a folder had to be skipped. */
