@@ -258,14 +258,14 @@ static struct nng_tracked *on_kill(struct nng_model *m, const struct nng_got *g)
         return NULL;
     if (target > 0) {
         struct nng_tracked *t = nng_model_find(m, (int)target);
-        if (t && !t->dead)
+        if (t && !t->judged) /* its death may have been seen before this record was read */
             kill_one(m, g, t);
         return t;
     }
     for (size_t i = 0; i < m->n; i++) {
         struct nng_tracked *t = m->t[i];
         int64_t group = target == 0 ? g->rec.c : -target;
-        if (!t->dead && (target == -1 || (group > 0 && t->pgrp == group)))
+        if (!t->judged && (target == -1 || (group > 0 && t->pgrp == group)))
             kill_one(m, g, t);
     }
     return NULL;
