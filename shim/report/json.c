@@ -168,16 +168,17 @@ static json_t *machine(const struct nng_run *r)
     static const char *const places[] = {"host", "docker", "kubernetes", "slurm", "apptainer"};
     const struct nng_machine *m = &r->machine;
     json_t *o = json_object();
+    bool known = r->hostmem.total > 0; /* never looked at, in a post-mortem */
     put(o, "place", string(m->place <= NNG_PL_APPTAINER ? places[m->place] : "host"));
     put(o, "place_detail", string_or_null(m->place_detail));
     put(o, "cpus", number_or_null(m->cpus, m->cpus > 0));
     put(o, "kernel", string_or_null(m->kernel));
     put(o, "libc", string_or_null(m->libc));
-    put(o, "memory_total_bytes", size(r->hostmem.total));
-    put(o, "memory_available_bytes", size(r->hostmem.available));
-    put(o, "swap_total_bytes", size(r->hostmem.swap_total));
-    put(o, "swap_free_bytes", size(r->hostmem.swap_free));
-    put(o, "shm_start_bytes", size(m->shm_total));
+    put(o, "memory_total_bytes", size(known ? r->hostmem.total : -1));
+    put(o, "memory_available_bytes", size(known ? r->hostmem.available : -1));
+    put(o, "swap_total_bytes", size(known ? r->hostmem.swap_total : -1));
+    put(o, "swap_free_bytes", size(known ? r->hostmem.swap_free : -1));
+    put(o, "shm_start_bytes", size(m->shm_total > 0 ? m->shm_total : -1));
     put(o, "shm_total_bytes", size(r->shm.present ? r->shm.total : -1));
     put(o, "shm_free_bytes", size(r->shm.present ? r->shm.free : -1));
     put(o, "limits", limits(&r->limits));
@@ -362,10 +363,12 @@ static json_t *health(const struct nng_run *r)
 static json_t *timeline(const struct nng_run *r)
 {
     json_t *a = json_array();
-    for (int i = 0; i < r->n_moments && i < NNG_TIMELINE; i++) {
+    int order[NNG_TIMELINE];
+    int n = nng_moment_order(r, order);
+    for (int i = 0; i < n; i++) {
         json_t *o = json_object();
-        put(o, "time", when(r, r->moment[i].time_ns));
-        put(o, "text", string(r->moment[i].text));
+        put(o, "time", when(r, r->moment[order[i]].time_ns));
+        put(o, "text", string(r->moment[order[i]].text));
         push(a, o);
     }
     return a;

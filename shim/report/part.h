@@ -186,6 +186,9 @@ uint64_t nng_real_ns(const struct nng_run *r, uint64_t boot_ns);
 enum nng_clock { NNG_CLOCK, NNG_CLOCK_MS, NNG_CLOCK_DATE };
 char *nng_say_time(char *out, size_t n, const struct nng_run *r, uint64_t boot_ns,
                    enum nng_clock how);
+/* Indexes of the run's moments in the order of their times (they were noted in the order in which
+ * they became known); returns how many. `order` holds NNG_TIMELINE. */
+int nng_moment_order(const struct nng_run *r, int *order);
 /* "2026-11-24T14:03:07.123456789Z" */
 char *nng_say_rfc3339(char *out, size_t n, uint64_t real_ns);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * From incidents to words: the block on stderr, the closing block, report.txt and report.json. A report
- * decides nothing: it shows what the verdict says. [reap] context; used by the monitor and by
- * `nnguard report`.
+ * From incidents to words: the block on stderr, the closing block, report.txt and report.json. A
+ * report decides nothing: it shows what the verdict says. [reap] context; used by the monitor and
+ * by `nnguard report`.
  */
 #ifndef NNG_REPORT_REPORT_H
 #define NNG_REPORT_REPORT_H
@@ -42,18 +42,18 @@ struct nng_run {
     char dir[512]; /* "" : memfd, nothing written */
     char host[64];
     int root_pid, rank;
-    char command[1024]; /* NUL separated, double NUL ends */
+    char command[1024];                                 /* NUL separated, double NUL ends */
     uint64_t start_real_ns, start_boot_ns, end_boot_ns; /* end 0: runs on */
     struct nng_status exit;
     bool ended_silently; /* no good-bye, no status: everything was killed together */
-    int root; /* index of the root incident or -1 */
+    int root;            /* index of the root incident or -1 */
     uint64_t lost_records, torn_records;
     uint64_t health[16];
     struct nng_machine machine;
     struct nng_hostmem hostmem;
     struct nng_shm shm;
-    struct nng_usage limits; /* of the root */
-    int n_incidents, n_beyond; /* beyond: not kept */
+    struct nng_usage limits;       /* of the root */
+    int n_incidents, n_beyond;     /* beyond: not kept */
     struct nng_incident *incident; /* NNG_INCIDENTS of them */
     int n_moments;
     struct nng_moment moment[NNG_TIMELINE]; /* the run's last minute, oldest first */
@@ -66,12 +66,12 @@ struct nng_style {
     bool utf8; /* false: ASCII only; Chinese then falls back to English */
 };
 
-/* Style from NNGUARD_LANG, NNGUARD_COLOR, LC_ALL, LC_MESSAGES, LANG, NO_COLOR, TERM and whether fd is a
- * terminal. Plain getenv, no setlocale. */
+/* Style from NNGUARD_LANG, NNGUARD_COLOR, LC_ALL, LC_MESSAGES, LANG, NO_COLOR, TERM and whether fd
+ * is a terminal. Plain getenv, no setlocale. */
 void nng_style_from_env(struct nng_style *s, int fd);
 
-/* Each writes at most NNG_BLOCK_MAX bytes of whole lines, each starting with "nnguard: ", returns the
- * length. Text is never cut inside a UTF-8 character. */
+/* Each writes at most NNG_BLOCK_MAX bytes of whole lines, each starting with "nnguard: ", returns
+ * the length. Text is never cut inside a UTF-8 character. */
 size_t nng_report_block(char *out, const struct nng_run *r, const struct nng_incident *i,
                         const struct nng_style *s);
 size_t nng_report_closing(char *out, const struct nng_run *r, const struct nng_style *s);
@@ -83,9 +83,9 @@ size_t nng_report_reminder(char *out, const struct nng_run *r, const struct nng_
 char *nng_report_text(const struct nng_run *r, const struct nng_style *s);
 char *nng_report_json(const struct nng_run *r);
 
-/* Write report.txt and report.json atomically (temporary file, fsync not needed, rename) into r->dir
- * and point NNGUARD_DIR/latest (the parent folder's link) at it. 0 or -errno of the first failure; a
- * full disk leaves the older version in place. */
+/* Write report.txt and report.json atomically (temporary file, fsync not needed, rename) into
+ * r->dir and point NNGUARD_DIR/latest (the parent folder's link) at it. 0 or -errno of the first
+ * failure; a full disk leaves the older version in place. */
 int nng_report_write(const struct nng_run *r);
 
 #endif

@@ -215,13 +215,15 @@ static void details(struct nng_out *o, const struct nng_incident *i, enum nng_la
 static void timeline(struct nng_out *o, const struct nng_run *r, enum nng_lang lang)
 {
     char at[16];
-    if (r->n_moments <= 0)
+    int order[NNG_TIMELINE];
+    int n = nng_moment_order(r, order);
+    if (!n)
         return;
     heading(o, nng_word(W_T_TIMELINE, lang));
-    for (int i = 0; i < r->n_moments && i < NNG_TIMELINE; i++)
+    for (int i = 0; i < n; i++)
         nng_out_line(o, "  %s  %s",
-                     nng_say_time(at, sizeof at, r, r->moment[i].time_ns, NNG_CLOCK_MS),
-                     r->moment[i].text);
+                     nng_say_time(at, sizeof at, r, r->moment[order[i]].time_ns, NNG_CLOCK_MS),
+                     r->moment[order[i]].text);
 }
 
 static void machine(struct nng_out *o, const struct nng_run *r, enum nng_lang lang)
@@ -230,16 +232,18 @@ static void machine(struct nng_out *o, const struct nng_run *r, enum nng_lang la
     const struct nng_machine *m = &r->machine;
     const char *place = m->place <= NNG_PL_APPTAINER ? places[m->place] : "?";
     heading(o, nng_word(W_T_MACHINE, lang));
-    nng_out_line(o, "  place        %s%s%s", place, m->place_detail[0] ? ", " : "",
-                 m->place_detail);
-    nng_out_line(o, "  kernel       %s", m->kernel);
+    bool more = m->place_detail[0] && strcmp(m->place_detail, place) != 0;
+    nng_out_line(o, "  place        %s%s%s", place, more ? ", " : "", more ? m->place_detail : "");
+    if (m->kernel[0])
+        nng_out_line(o, "  kernel       %s", m->kernel);
     if (m->libc[0])
         nng_out_line(o, "  libc         %s", m->libc);
     if (m->cpus > 0)
         nng_out_line(o, "  cpus         %d", m->cpus);
-    nng_out_line(o, "  memory       total %s, available %s, swap free %s of %s",
-                 nng_bytes(r->hostmem.total), nng_bytes(r->hostmem.available),
-                 nng_bytes(r->hostmem.swap_free), nng_bytes(r->hostmem.swap_total));
+    if (r->hostmem.total > 0)
+        nng_out_line(o, "  memory       total %s, available %s, swap free %s of %s",
+                     nng_bytes(r->hostmem.total), nng_bytes(r->hostmem.available),
+                     nng_bytes(r->hostmem.swap_free), nng_bytes(r->hostmem.swap_total));
     if (r->shm.present)
         nng_out_line(o, "  /dev/shm     size %s, free %s, held by this run %s",
                      nng_bytes(r->shm.total), nng_bytes(r->shm.free),

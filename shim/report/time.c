@@ -58,3 +58,15 @@ char *nng_say_rfc3339(char *out, size_t n, uint64_t real_ns)
     snprintf(out, n, "%s.%09uZ", date, (unsigned)(real_ns % 1000000000u));
     return out;
 }
+
+int nng_moment_order(const struct nng_run *r, int *order)
+{
+    int n = r->n_moments < 0 ? 0 : r->n_moments < NNG_TIMELINE ? r->n_moments : NNG_TIMELINE;
+    for (int i = 0; i < n; i++) { /* nearly sorted: insertion, which also keeps equals in order */
+        int k = i;
+        for (; k > 0 && r->moment[order[k - 1]].time_ns > r->moment[i].time_ns; k--)
+            order[k] = order[k - 1];
+        order[k] = i;
+    }
+    return n;
+}
