@@ -132,7 +132,7 @@ def test_stack_overflow_in_a_thread(guard, native):
     r = guard.both(victim("in_library", path, "crash_overflow_in_thread"))
     i = incident_of(r, "worker_segfault", ("certain", "likely", "possible"), signo=SEGV)
     if i["confidence"] == "certain":
-        assert fact(i, "fault.address") is not None or "overflow" in screen(r), str(r)
+        assert fact(i, "fault.si_addr") is not None or "overflow" in screen(r), str(r)
 
 
 def test_fault_in_a_thread_that_blocks_the_signal(guard, native):
