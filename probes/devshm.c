@@ -31,7 +31,8 @@
 #define FILES_MAX 2048
 #define TABLE (FILES_MAX * 2) /* power of two */
 #define MAPS_MAX (8u << 20)
-#define YOUNG_S 10 /* a file this new may belong to somebody who is just about to map it */
+
+int nng_devshm_young_s = 10;
 
 struct file {
     uint64_t ino; /* 0: free slot */
@@ -46,7 +47,8 @@ struct look { /* one reading */
     int fds;
     bool cut;    /* time or number ran out */
     bool hidden; /* a process could not be looked into */
-    char link[64]; /* where /dev/shm points to, "" if it is no link */
+    char prefix[512]; /* how paths to its files start, as /proc shows them */
+    char link[64];    /* where /dev/shm points to, "" if it is no link */
     unsigned n_files;
     struct file file[TABLE];
     struct nng_probes_lines lines;
@@ -100,7 +102,8 @@ static void found(struct look *k, uint64_t ino, int64_t bytes, bool exact, bool 
 static bool names_shm(const struct look *k, const char *path)
 {
     size_t n = strlen(k->link);
-    return !strncmp(path, "/dev/shm/", 9) || (n && !strncmp(path, k->link, n) && path[n] == '/');
+    return !strncmp(path, k->prefix, strlen(k->prefix)) ||
+           (n && !strncmp(path, k->link, n) && path[n] == '/');
 }
 
 /* stat of what a magic link leads to, without waiting for a server where it is no tmpfs after all. */
@@ -290,7 +293,7 @@ static int look_at_names(struct look *k, struct nng_shm *out, struct orphan *orp
         out->named += bytes;
         out->named_count++;
         if (n < max && S_ISREG(st.st_mode) && trainers_name(e->d_name, &pid) &&
-            !(pid && alive(pid)) && st.st_ctime + YOUNG_S <= now.tv_sec &&
+            !(pid && alive(pid)) && st.st_ctime + nng_devshm_young_s <= now.tv_sec &&
             (geteuid() == 0 || st.st_uid == geteuid()))
             orphan[n++] = (struct orphan){st.st_ino, bytes};
     }
@@ -350,7 +353,8 @@ void nng_devshm_read(const int *pids, int n, struct nng_shm *out)
     if (!k || !orphan || !room(out, &k->dev))
         goto out;
     k->until_ns = nng_probes_clock(CLOCK_MONOTONIC) + TIME_NS;
-    if (nng_probes_path(path, sizeof path, "/dev/shm")) {
+    if (nng_probes_path(k->prefix, sizeof k->prefix, "/dev/shm/") &&
+        nng_probes_path(path, sizeof path, "/dev/shm")) {
         ssize_t len = readlink(path, k->link, sizeof k->link - 1);
         k->link[len > 0 ? len : 0] = '\0';
     }

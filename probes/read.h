@@ -24,6 +24,9 @@ int64_t nng_probes_number(const char *path, int64_t none);
 int64_t nng_probes_keyed(const char *text, const char *key);
 uint64_t nng_probes_clock(int clock); /* nanoseconds */
 
+/* A file in /dev/shm that is younger may belong to somebody who is just about to map it. Tests lower it. */
+extern int nng_devshm_young_s;
+
 struct nng_probes_lines { /* line by line; memory stays the same however long the file is */
     int fd;
     size_t have, at;

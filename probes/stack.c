@@ -19,6 +19,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <libunwind.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,19 +83,23 @@ static void nap(unsigned us)
 }
 
 /* ---- a child that may hang -------------------------------------------------------------------- */
-static int reap(pid_t child, uint64_t until_ns)
+static int reap(pid_t child, int pidfd, uint64_t until_ns)
 {
+    struct pollfd p = {pidfd, POLLIN, 0};
     int status;
-    for (unsigned us = 100;;) {
+    for (;;) {
         pid_t got = waitpid(child, &status, WNOHANG);
+        uint64_t now = nng_probes_clock(CLOCK_MONOTONIC);
         if (got == child)
             return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
         if (got < 0 && errno != EINTR)
             return -errno;
-        if (nng_probes_clock(CLOCK_MONOTONIC) > until_ns)
+        if (now > until_ns)
             return -ETIME;
-        nap(us);
-        us = us < 2000 ? us * 2 : us;
+        if (pidfd >= 0)
+            poll(&p, 1, (int)((until_ns - now) / MS) + 1);
+        else
+            nap(300);
     }
 }
 
@@ -102,7 +107,7 @@ int nng_stack_apart(void (*work)(void *), void *arg, int limit_ms)
 {
     uint64_t until = nng_probes_clock(CLOCK_MONOTONIC) + (uint64_t)limit_ms * MS;
     pid_t me = getpid(), child = fork();
-    int err;
+    int err, pidfd;
 
     if (child < 0)
         return -errno;
@@ -112,12 +117,15 @@ int nng_stack_apart(void (*work)(void *), void *arg, int limit_ms)
             work(arg);
         _exit(0);
     }
-    err = reap(child, until);
+    pidfd = nng_pidfd_open(child);
+    err = reap(child, pidfd, until);
     if (err == -ETIME) {
         kill(child, SIGKILL);
         /* A child that even SIGKILL does not end now is left behind rather than waited for. */
-        reap(child, nng_probes_clock(CLOCK_MONOTONIC) + 50 * MS);
+        reap(child, pidfd, nng_probes_clock(CLOCK_MONOTONIC) + 50 * MS);
     }
+    if (pidfd >= 0)
+        close(pidfd);
     return err;
 }
 
