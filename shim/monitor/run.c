@@ -9,6 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The blocks are padded with NULs; an empty last argument is lost with them, which harms nobody. */
+static size_t used(const char *block, size_t n)
+{
+    while (n > 0 && block[n - 1] == '\0')
+        n--;
+    return n ? n + 1 : 0;
+}
+
 void nng_mon_run_init(struct nng_mon *m)
 {
     struct nng_run *r = &m->run;
@@ -25,7 +33,8 @@ void nng_mon_run_init(struct nng_mon *m)
     r->start_real_ns = h->start_real_ns;
     r->start_boot_ns = h->start_boot_ns;
     r->root = -1;
-    nng_machine_read(h->env, sizeof h->env, h->command, sizeof h->command, &r->machine);
+    nng_machine_read(h->env, used(h->env, sizeof h->env), h->command,
+                     used(h->command, sizeof h->command), &r->machine);
     m->stall_incident = -1;
     m->run_rss = m->shm_used = -1;
 }
