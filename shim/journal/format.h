@@ -29,6 +29,7 @@
 #define NNG_SAMPLES_N 128u  /* written by the monitor, one a second */
 #define NNG_PROCS_N 128u
 #define NNG_SIZES_N 1024u
+#define NNG_SEGMENTS_N 2048u
 #define NNG_TAIL_SIZE 4096u /* power of two */
 #define NNG_FILES_N 4u
 #define NNG_PATH 256u
@@ -234,6 +235,28 @@ struct nng_size {
     uint32_t pid, pad;
 };
 
+/* ---- segments that did not fit into /dev/shm (NNGUARD_RESCUE, preload/rescue.h) --------------- */
+enum nng_segment_state {
+    NNG_SG_FREE = 0,
+    NNG_SG_FILLING = 1, /* being made: its size counts as taken */
+    NNG_SG_WANT = 2,    /* made, has a name; the monitor is asked to hold it */
+    NNG_SG_HELD = 3,    /* the monitor holds it: it lives on when its maker closes it or dies */
+    NNG_SG_DROP = 4,    /* the name is gone: the monitor lets it go and frees the entry */
+};
+
+struct nng_segment { /* one cache line; the first three fields are written before state, by release */
+    _Atomic uint32_t state; /* enum nng_segment_state (futex) */
+    uint32_t pid;           /* its maker */
+    _Atomic uint64_t ino;   /* of the empty file that keeps the name in /dev/shm */
+    uint64_t born_ns;       /* birth time of that file; 0 unknown */
+    uint64_t mem_ino;       /* of the memory that replaces it */
+    uint64_t size;
+    int32_t mem_fd, name_fd; /* in its maker: open at least until the monitor holds both */
+    int32_t held, held_name; /* in the monitor */
+    uint64_t time_ns;
+};
+_Static_assert(sizeof(struct nng_segment) == 64, "one line");
+
 /* ---- health of the library itself ------------------------------------------------------------ */
 #define NNG_HEALTH(X)                                                                              \
     X(NO_PROC_ENTRY, "processes without an entry (all were taken)")                                \
@@ -287,6 +310,13 @@ struct nng_header {
     char run_dir[512];  /* empty: journal is a memfd, nothing can be written */
     char command[1024]; /* root's command line, arguments separated by NUL, secrets replaced */
     char env[1024];     /* allow-listed NAME=VALUE separated by NUL */
+    _Atomic uint32_t rescue_bell;  /* futex: +1 and wake when a segment's state asks for the monitor */
+    _Atomic uint32_t rescue_named; /* segments that can be found by name now */
+    _Atomic uint32_t rescue_top;   /* entries below this one may be in use */
+    _Atomic uint32_t rescue_deaf;  /* the monitor did not answer: nobody waits for it any more */
+    _Atomic uint64_t rescue_segments, rescue_bytes; /* ever made */
+    _Atomic uint64_t rescue_peak;  /* most bytes alive at a time, as the monitor saw */
+    _Atomic uint64_t rescue_refused, rescue_refused_ask, rescue_refused_room, rescue_refused_limit;
 };
 _Static_assert(sizeof(struct nng_header) <= 4096, "the header is one page");
 
@@ -305,6 +335,7 @@ struct nng_journal { /* the whole file */
     struct nng_rec samples[NNG_SAMPLES_N];
     struct nng_size sizes[NNG_SIZES_N];
     struct nng_proc procs[NNG_PROCS_N];
+    struct nng_segment segments[NNG_SEGMENTS_N];
 };
 
 /* [as-safe] Check sum over a record's content, without `commit`. Cheap, not cryptographic: it only
