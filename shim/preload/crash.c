@@ -271,14 +271,22 @@ static void run_program(const struct sigaction *act, int sig, siginfo_t *si, uco
     cur.phase = OURS;
 }
 
+bool nng_signals_dump_blocks(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    struct timespec zero = {0};
+    if (cur.phase != FAULTHANDLER)
+        return false;
+    /* a pipe that says POLLOUT has a page free, and the dump writes less at a time */
+    return nng_sys5(SYS_ppoll, &p, 1, &zero, 0, 0) == 0;
+}
+
 /* Python frames, printed by CPython itself. A reader of stderr that does not read must not stop a
- * death that would have gone through without us. */
+ * death that would have gone through without us: see the write hook. */
 static void run_faulthandler(int sig)
 {
     void (*fn)(int) = nng_sig_faulthandler(sig);
-    struct pollfd fd = {.fd = 2, .events = POLLOUT};
-    struct timespec zero = {0};
-    if (!fn || nng_sys5(SYS_ppoll, &fd, 1, &zero, 0, 0) != 1 || !(fd.revents & POLLOUT))
+    if (!fn)
         return;
     cur.phase = FAULTHANDLER;
     fn(sig);
@@ -349,24 +357,18 @@ static bool queue_to_self(int sig, const siginfo_t *si)
 }
 
 /* PID 1: the kernel would have dropped the signal. */
-static void survive(int sig, bool recorded)
+static bool is_dropped(const siginfo_t *si)
 {
-    nng_sys5(SYS_prctl, PR_SET_PTRACER, 0, 0, 0, 0);
-    if (recorded) {
-        note_repaired(sig);
-        unclaim();
-    }
+    return getpid_raw() == 1 && !by_kernel(si);
 }
 
 /* After this the handler must return into `uc`. `here` is the fault's own context, false where sig came
  * from an outer one. */
-static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here, bool recorded)
+static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
 {
     bool first = getpid_raw() == 1;
-    if (first && !by_kernel(si)) {
-        survive(sig, recorded);
+    if (is_dropped(si))
         return;
-    }
     kernel_default(sig);
     narrow(uc, sig);
     if (here && (strikes_again(sig, si) || (first && sig == SIGBUS)))
@@ -388,12 +390,17 @@ static void end_by_default(int sig, siginfo_t *si, ucontext_t *uc, bool here)
         record(cur.sig, cur.si, cur.uc);
         cur.recorded = true;
     }
+    if (is_dropped(si)) {
+        note_repaired(sig);
+        unclaim();
+        return;
+    }
     if (cur.phase != FAULTHANDLER)
         run_faulthandler(sig);
     cur.phase = OURS;
     hold(sig);
     nng_leave_handshake();
-    die(sig, si, uc, here, cur.recorded);
+    die(sig, si, uc, here);
 }
 
 /* ---- entry ----------------------------------------------------------------------------------------- */
@@ -436,7 +443,7 @@ static void nested(int sig, siginfo_t *si, ucontext_t *uc)
     if (in_dump)
         end_by_default(cur.sig, (siginfo_t *)(uintptr_t)cur.si, uc, false);
     else
-        die(cur.sig, cur.si, uc, false, false);
+        die(cur.sig, cur.si, uc, false);
 }
 
 /* In a vfork child, or one made by a bare clone: nothing is ours here. */
@@ -446,7 +453,7 @@ static void without_record(const struct sigaction *act, int sig, siginfo_t *si, 
     if (act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN)
         run_program(act, sig, si, uc);
     else if (act->sa_handler == SIG_DFL || by_kernel(si))
-        die(sig, si, uc, true, false);
+        die(sig, si, uc, true);
     cur.phase = before;
 }
 

@@ -140,5 +140,8 @@ const char *nng_parse_hex(const char *p, const char *end, uint64_t *v);
  * ABRT and SEGV, all with one and the same handler, come from faulthandler and go into a slot of their
  * own. */
 bool nng_signals_offer_faulthandler(void);
+/* [as-safe] The write hook asks: would this write, part of the dump that we had faulthandler make in a
+ * dying process, wait for a reader? Then it goes into the tail only. Costs a thread-local look. */
+bool nng_signals_dump_blocks(int fd);
 
 #endif
