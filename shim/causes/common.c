@@ -324,6 +324,26 @@ int64_t nng_ev_alloc_asked(const struct nng_evidence *ev)
     return n;
 }
 
+const char *nng_ev_line_with(const struct nng_evidence *ev, const char *marker)
+{
+    static _Thread_local char out[4][256];
+    static _Thread_local unsigned at;
+    const char *hit = NULL, *from, *p = ev->tail;
+    char *o = out[at++ % 4];
+
+    while ((p = strstr(p, marker)) != NULL)
+        hit = p++;
+    o[0] = '\0';
+    if (!hit)
+        return o;
+    for (from = hit; from > ev->tail && from[-1] != '\n' && hit - from < 120; from--)
+        ;
+    while (*from == ' ')
+        from++;
+    nng_text_clean_line(o, sizeof out[0], from, strcspn(from, "\n"));
+    return o;
+}
+
 /* ---- a bus error ------------------------------------------------------------------------------ */
 
 static int64_t blocks(uint64_t n, uint64_t size)
@@ -347,6 +367,11 @@ static void room(struct nng_bus *b)
     b->free = blocks(f->fs_bavail, f->fs_bsize);
     b->bfree = blocks(f->fs_bfree, f->fs_bsize);
     b->total = blocks(f->fs_blocks, f->fs_bsize);
+    /* ext4 keeps up to 2 % (at most 4096 clusters) for its own metadata, from root as well. */
+    b->full_for_all = b->free < b->page &&
+                      (b->bfree < b->page ||
+                       (f->fs_type == 0xef53 && b->bfree <= b->total / 50 &&
+                        b->bfree <= 4096 * (int64_t)b->page));
     left = f->map_end > f->addr ? (int64_t)(f->map_end - f->addr) : 0;
     if (b->free < b->page)
         b->room = NNG_ROOM_NONE;
@@ -369,8 +394,13 @@ bool nng_ev_bus(const struct nng_evidence *ev, struct nng_bus *b)
     b->path = NNG_FIELD(f->map_path);
     b->name = nng_path_short(b->path, 60);
     b->size = b->offset = -1;
-    b->file = f->has_map && f->map_ino != 0;
-    b->devshm = b->file && f->map_devshm;
+    b->devshm = f->has_map && f->map_devshm;
+    b->huge = (f->statfs_ok && f->fs_type == 0x958458f6) || strstr(b->path, "anon_hugepage") ||
+              strstr(b->path, "/hugepages");
+    b->device = !b->devshm && (strncmp(b->path, "/dev/", 5) == 0 || strncmp(b->path, "/SYSV", 5) == 0 ||
+                               strncmp(b->path, "anon_inode", 10) == 0);
+    b->file = f->has_map && f->map_ino != 0 && !b->huge && !b->device;
+    b->devshm = b->devshm && b->file;
     b->tmpfs = f->statfs_ok && f->fs_type == 0x01021994;
     b->exact_fs = b->tmpfs || (f->statfs_ok && (f->fs_type == 0xef53 || f->fs_type == 0x58465342));
     b->writable_shared = f->map_shared && (f->map_prot & 2u);

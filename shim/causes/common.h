@@ -44,6 +44,8 @@ int nng_ev_workers(const struct nng_evidence *ev); /* how many of them, at least
 int64_t nng_ev_rlim(const struct nng_evidence *ev, int resource, bool hard);
 /* Bytes that the failed allocation asked for, from records or from its words; -1. */
 int64_t nng_ev_alloc_asked(const struct nng_evidence *ev);
+/* The last line of its output that holds `marker`, cleaned; "" none. */
+const char *nng_ev_line_with(const struct nng_evidence *ev, const char *marker);
 /* "MemoryError", bad_alloc and their kin. */
 bool nng_ev_alloc_failed(const struct nng_evidence *ev);
 
@@ -53,9 +55,11 @@ enum nng_room { NNG_ROOM_UNKNOWN, NNG_ROOM_NONE, NNG_ROOM_LITTLE, NNG_ROOM_ENOUG
 struct nng_bus {
     const struct nng_fault *f;
     bool file; /* the address lies in a file's mapping */
+    bool device, huge; /* it does not: a device's memory, huge pages. Their sizes mean nothing */
     bool devshm;
     bool tmpfs, exact_fs; /* exact_fs: its statfs tells the truth about room (ext, xfs, tmpfs) */
     bool writable_shared;
+    bool full_for_all; /* NONE, and not only because of blocks that are kept for root */
     bool recorded; /* the size is only the last one that this run set */
     enum nng_end end;
     enum nng_room room;

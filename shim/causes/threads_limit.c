@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * threads_limit: EAGAIN from pthread_create, fork or clone. Two limits do that, and they need different
+ * cures: RLIMIT_NPROC (which root and CAP_SYS_RESOURCE pass by) and the pids cgroup. The limit that
+ * OpenBLAS prints is RLIMIT_NPROC, even when it was the cgroup. pthread_create also says EAGAIN when the
+ * stack of the new thread could not be mapped, so that without a limit shown this is only likely.
+ */
+#include "common.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum which { NOT_SHOWN, PIDS_CGROUP, NPROC, KERNEL };
+
+static bool speaks_of_it(const struct nng_evidence *ev)
+{
+    static const char *const sign[] = {"can't start new thread", "cannot start new thread",
+                                       "blas_thread_init: pthread_create failed",
+                                       "libgomp: Thread creation failed",
+                                       "pthread_create failed", "Unable to create new thread",
+                                       "thread constructor failed"};
+
+    for (size_t i = 0; i < sizeof sign / sizeof sign[0]; i++)
+        if (nng_ev_says(ev, sign[i]))
+            return true;
+    if (nng_ev_type_is(ev, "BlockingIOError") &&
+        nng_ev_errno_in_words(ev, EAGAIN, "Resource temporarily unavailable"))
+        return true;
+    return nng_ev_signal(ev) == SIGABRT && strstr(ev->tail, "Resource temporarily unavailable");
+}
+
+static bool makes_tasks(enum nng_call c)
+{
+    return c == NNG_C_PTHREAD_CREATE || c == NNG_C_FORK || c == NNG_C_VFORK || c == NNG_C_POSIX_SPAWN;
+}
+
+static const struct nng_failcall *failed(const struct nng_evidence *ev)
+{
+    for (int i = 0; i < ev->n_fails; i++)
+        if (ev->fails[i].pid == ev->who.pid && ev->fails[i].err == EAGAIN &&
+            makes_tasks(ev->fails[i].call))
+            return &ev->fails[i];
+    return NULL;
+}
+
+static enum which limit_of(const struct nng_evidence *ev, bool *shown)
+{
+    const struct nng_pidscope *p = &ev->pids;
+    bool nproc = p->nproc_soft > 0 && !p->privileged && p->user_tasks >= 0 &&
+                 p->user_tasks >= p->nproc_soft - p->nproc_soft / 50;
+
+    *shown = true;
+    if (p->max > 0 && p->max_events > 0)
+        return PIDS_CGROUP;
+    if (nproc && !(p->max > 0 && p->current >= p->max))
+        return NPROC;
+    /* The events are readable and did not rise: it was not the cgroup. */
+    if (p->max > 0 && p->max_events < 0 && p->current >= p->max - p->max / 50 && !nproc)
+        return PIDS_CGROUP;
+    *shown = false;
+    if (p->max > 0 && p->max_events != 0 && p->current >= p->max - p->max / 10)
+        return PIDS_CGROUP;
+    if (p->nproc_soft > 0 && !p->privileged && p->max <= 0)
+        return NPROC;
+    if (p->threads_max > 0 && p->user_tasks > p->threads_max - p->threads_max / 50)
+        return KERNEL;
+    return NOT_SHOWN;
+}
+
+static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum which which)
+{
+    int64_t want = 4096;
+    int64_t have = which == PIDS_CGROUP ? ev->pids.max : ev->pids.nproc_soft;
+    struct nng_fix *f = nng_v_fix(v, false, "one compute thread in each worker", "每个工作进程只用一个计算线程");
+
+    nng_fix_command(f, "OMP_NUM_THREADS=1 %s", nng_fix_trainer(ev));
+    nng_fix_cost(f, "costs little", "影响很小");
+    while (have > 0 && want < 2 * have && want < 1 << 22)
+        want *= 2;
+    if (which == PIDS_CGROUP && ev->machine.place == NNG_PL_DOCKER) {
+        f = nng_v_fix(v, false, "a higher limit of the container", "提高容器的上限");
+        nng_fix_command(f, "docker run --pids-limit=%lld …", (long long)want);
+    } else if (which == PIDS_CGROUP && ev->machine.place == NNG_PL_KUBERNETES) {
+        f = nng_v_fix(v, false, "in the kubelet's configuration (the cluster's admin)",
+                      "在 kubelet 配置中修改(由集群管理员)");
+        nng_fix_command(f, "podPidsLimit: %lld", (long long)want);
+    } else if (which == PIDS_CGROUP) {
+        f = nng_v_fix(v, false, "raise the limit of its cgroup (needs root): %s",
+                      "提高所在 cgroup 的上限(需要 root 权限):%s", ev->pids.path);
+        nng_fix_command(f, "sudo systemctl set-property user-$(id -u).slice TasksMax=%lld",
+                        (long long)want);
+    } else if (which == NPROC || which == NOT_SHOWN) {
+        f = nng_v_fix(v, false, "more processes and threads for this user", "提高该用户的进程和线程上限");
+        nng_fix_command(f, "ulimit -u %lld; %s", (long long)want, nng_fix_trainer(ev));
+    } else {
+        f = nng_v_fix(v, false, "the machine's own limit (needs root)", "整机的上限(需要 root 权限)");
+        nng_fix_command(f, "sudo sysctl kernel.threads-max=%lld", (long long)ev->pids.threads_max * 2);
+    }
+    if (nng_ev_workers(ev) > 1)
+        nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);
+}
+
+static void say(struct nng_verdict *v, const struct nng_evidence *ev, enum which which)
+{
+    const struct nng_pidscope *p = &ev->pids;
+
+    if (which == PIDS_CGROUP) {
+        nng_v_why(v, "no more threads, the container's limit of processes is %lld",
+                  "无法再创建线程,容器的进程数上限为 %lld", (long long)p->max);
+        nng_v_proof(v, "its pids cgroup holds %lld of %lld; ulimit -u is not what stopped it",
+                    "其 pids cgroup 已有 %lld 个,上限 %lld;不是 ulimit -u 的限制",
+                    (long long)p->current, (long long)p->max);
+    } else if (which == NPROC) {
+        nng_v_why(v, "no more threads, this user may have %lld (ulimit -u)",
+                  "无法再创建线程,该用户的上限为 %lld(ulimit -u)", (long long)p->nproc_soft);
+        if (p->user_tasks >= 0)
+            nng_v_proof(v, "this user has %lld processes and threads of %lld",
+                        "该用户已有 %lld 个进程和线程,上限 %lld", (long long)p->user_tasks,
+                        (long long)p->nproc_soft);
+    } else if (which == KERNEL) {
+        nng_v_why(v, "no more threads, the machine's limit is %lld", "无法再创建线程,整机上限为 %lld",
+                  (long long)p->threads_max);
+    } else {
+        nng_v_why(v, "no more threads or processes could be made", "无法再创建线程或进程");
+    }
+    nng_v_short(v, "no more threads or processes could be made", "无法再创建线程或进程");
+}
+
+static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
+{
+    const struct nng_failcall *f = failed(ev);
+    int signo = nng_ev_signal(ev);
+    enum nng_confidence conf = NNG_LIKELY;
+    bool shown = false;
+    enum which which;
+
+    /* OpenBLAS raises SIGINT at itself, which Python shows as a KeyboardInterrupt. */
+    if (!nng_ev_left(ev) && signo != SIGABRT && signo != SIGINT)
+        return NNG_NO;
+    if (!speaks_of_it(ev))
+        return NNG_NO;
+    if (signo == SIGABRT && !f && !strstr(ev->tail, "thread"))
+        return NNG_NO;
+    which = limit_of(ev, &shown);
+    if (f && shown && (nng_ev_left(ev) || signo == SIGABRT))
+        conf = NNG_CERTAIN;
+    else if (!f)
+        nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
+    else
+        nng_v_doubt(v, "neither of the two limits (ulimit -u, pids cgroup) was seen to be reached",
+                    "没有看到两种上限(ulimit -u、pids cgroup)中的任何一种被达到");
+    say(v, ev, which);
+    if (f)
+        nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_ev_call_name(f->call),
+                    nng_errno_name(f->err));
+    nng_v_signal_facts(v, ev);
+    nng_v_exception_facts(v, ev);
+    nng_v_fact_int(v, "pids.max", ev->pids.max, "pids.max");
+    nng_v_fact_int(v, "pids.current", ev->pids.current, "pids.current");
+    nng_v_fact_int(v, "pids.max_events", ev->pids.max_events, "pids.events");
+    nng_v_fact_int(v, "rlimit.nproc_soft", ev->pids.nproc_soft, "getrlimit");
+    nng_v_fact_int(v, "user.tasks", ev->pids.user_tasks, "/proc");
+    nng_v_fact_str(v, "threads.limit",
+                   which == PIDS_CGROUP ? "pids cgroup" : which == NPROC ? "RLIMIT_NPROC"
+                   : which == KERNEL  ? "kernel.threads-max"
+                                      : "",
+                   "counters above");
+    if (f)
+        nng_v_fail_facts(v, f);
+    advise(v, ev, which);
+    return conf;
+}
+
+NNG_CAUSE(threads_limit, 18, match);

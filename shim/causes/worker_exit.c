@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * worker_exit: it left by exit or _exit, with a code and without a traceback, while it was needed.
+ */
+#include "crash.h"
+
+#include <string.h>
+
+/* The last line that it printed. */
+static const char *last_line(const struct nng_evidence *ev)
+{
+    const char *end = ev->tail + strlen(ev->tail), *from;
+
+    while (end > ev->tail && (end[-1] == '\n' || end[-1] == ' '))
+        end--;
+    for (from = end; from > ev->tail && from[-1] != '\n' && end - from < 200; from--)
+        ;
+    return nng_text_field(from, (size_t)(end - from));
+}
+
+static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
+{
+    int code = ev->status.code;
+    const char *said;
+
+    if (ev->alive || !ev->status.known || nng_ev_signal(ev) != 0 || ev->tb.present)
+        return NNG_NO;
+    if (strstr(ev->tail, "Exception in background worker"))
+        return NNG_NO;
+    said = last_line(ev);
+    if (code == 0)
+        nng_v_why(v, "it left with exit code 0, as if its work were done",
+                  "以退出码 0 退出,好像工作已完成");
+    else
+        nng_v_why(v, "it left by itself with exit code %d, without an error message of Python",
+                  "自行以退出码 %d 退出,没有 Python 错误信息", code);
+    nng_v_short(v, "a process left with exit code %d", "有进程以退出码 %d 退出", code);
+    if (said[0])
+        nng_v_proof(v, "its last line: %s", "它最后的一行输出:%s", said);
+    if (code > 128 && code <= 192)
+        nng_v_proof(v, "%d is how a shell tells that something below it ended by %s",
+                    "%d 表示 shell 之下的某个进程因 %s 结束", code, nng_signal_name(code - 128));
+    nng_v_proof(v, "nobody killed it: no signal ended it", "没有人杀死它:不是被信号结束的");
+    nng_v_signal_facts(v, ev);
+    nng_v_fact_str(v, "crash.last_file", nng_ev_last_file(ev), "open hooks");
+    nng_v_fix(v, false, "look for sys.exit, os._exit or exit() in the code that it ran",
+              "在它运行的代码中查找 sys.exit、os._exit 或 exit()");
+    return NNG_CERTAIN;
+}
+
+NNG_CAUSE(worker_exit, NNG_RANK_SHAPE + 20, match);
