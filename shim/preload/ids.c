@@ -18,19 +18,13 @@ long nng_read_file(const char *path, char *buf, size_t size)
     buf[0] = 0;
     if (fd < 0)
         return fd;
-    size_t got = 0;
-    long n = 0;
-    while (got < size - 1) {
-        n = nng_sys3(SYS_read, fd, buf + got, size - 1 - got);
-        if (n == -EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        got += (size_t)n;
-    }
+    long n;
+    do /* what is read here is small, and /proc gives it in one piece */
+        n = nng_sys3(SYS_read, fd, buf, size - 1);
+    while (n == -EINTR);
     nng_sys1(SYS_close, fd);
-    buf[got] = 0;
-    return n < 0 ? n : (long)got;
+    buf[n > 0 ? n : 0] = 0;
+    return n;
 }
 
 uint64_t nng_ids_ticks(int pid)

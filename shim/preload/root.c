@@ -207,6 +207,8 @@ static long map_journal(long fd, struct nng_journal **map)
     r = nng_sys6(SYS_mmap, 0, sizeof(struct nng_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (r < 0 && r >= -4095)
         return r;
+    /* without it the first touch reads ahead, that is fills with zeros, up to the whole file: 0.4 ms */
+    nng_sys3(SYS_madvise, r, sizeof(struct nng_journal), MADV_RANDOM);
     *map = (struct nng_journal *)r;
     return 0;
 }

@@ -161,6 +161,7 @@ static bool use_map(int fd, struct nng_journal **out)
                       0);
     if (m < 0 && m >= -4095)
         return false;
+    nng_sys3(SYS_madvise, m, sizeof(struct nng_journal), MADV_RANDOM);
     *out = (struct nng_journal *)m;
     return true;
 }
