@@ -521,6 +521,62 @@ def test_sent_signals_are_recorded_before_they_arrive(guard):
                                                            (q, "9", "pidfd_send_signal")], kills
 
 
+# ---- our own journal ------------------------------------------------------------------------------
+@pytest.mark.parametrize("end", ["os._exit(3)", "sys.exit(3)", "ctypes.string_at(0)", "os.abort()"])
+def test_a_journal_that_loses_its_pages_hurts_nobody(guard, native, python, end):
+    """As on a copy-on-write disk that is full: every touch of our own mapping is a SIGBUS."""
+    body = ("import threading\nsay('ready')\nwhile not os.path.exists(os.environ['GO']): time.sleep(0.01)\n"
+            "p = os.fork()\nif not p: os._exit(5)\nsay(os.waitpid(p, 0)[1])\n"
+            "t = threading.Thread(target=os.getpid)\nt.start(); t.join()\n"
+            "os.write(2, b'words\\n')\nos.kill(os.getpid(), 0)\n" + end)
+    go = os.path.join(guard.base, "go%d" % time.monotonic_ns())
+
+    def cut(process, result):
+        limit = time.monotonic() + 10
+        while "ready" not in result.peek_out() and time.monotonic() < limit:
+            time.sleep(0.01)
+        if guard.made:
+            for run in os.listdir(guard.made[-1]) if os.path.isdir(guard.made[-1]) else []:
+                os.truncate(os.path.join(guard.made[-1], run, "journal"), 0)
+        open(go, "w").close()
+    r = same(guard, program(python, native, body), env=dict(RECORD_ONLY, GO=go), during=cut)
+    assert os.path.getsize(os.path.join(r.runs[0], "journal")) == 0
+    assert r.rc in (3, -signal.SIGSEGV, -signal.SIGABRT), str(r)
+
+
+# ---- leaving --------------------------------------------------------------------------------------
+LEAVING = """
+import ctypes, multiprocessing, os, sys
+def bad(): ctypes.string_at(0)
+p = multiprocessing.get_context('fork').Process(target=bad)
+p.start(); p.join()
+c = ctypes.CDLL(None)
+c.printf(b'from the buffer of C\\n')
+print('last words of the trainer', file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("how", ["sys.exit(2)", "os._exit(2)", "c.exit(2)", "os.kill(os.getpid(), 10)",
+                                 "os.kill(os.getpid(), 15)", "ctypes.string_at(0)", "os.abort()",
+                                 "raise KeyboardInterrupt"])
+def test_the_closing_block_is_the_last_thing(guard, how):
+    r = guard.both([SYSTEM_PYTHON, "-c", LEAVING + how], timeout=20)
+    last = [line for line in r.err.splitlines() if line][-1]
+    assert last.startswith("nnguard: "), str(r)
+    assert r.err.index("last words") < r.err.rindex("nnguard: this run"), str(r)
+    assert r.out == r.bare.out, str(r)
+
+
+def test_leaving_without_an_incident_waits_for_nobody(guard):
+    """Twenty short runs, each no more than the start and a little: no second is waited for."""
+    cost = []
+    for _ in range(20):
+        r = guard.both([SYSTEM_PYTHON, "-c", "pass"])
+        cost.append(r.ended - r.bare.ended)
+        assert not r.lines, str(r)
+    assert sorted(cost)[10] < 0.1, cost
+
+
 # ---- PID 1 ---------------------------------------------------------------------------------------
 @pytest.mark.skipif(not IS_ROOT, reason="needs a pid namespace")
 @pytest.mark.parametrize("name", ["term_self", "segv_null", "abort", "raise_segv", "fpe", "trap", "bus"])
@@ -528,6 +584,26 @@ def test_as_pid_1(guard, native, python, name):
     wrap = (lambda c: ["unshare", "-pf", "--mount-proc", *c])
     body = DEATHS[name][0] + "\nsay('alive')\nctypes.CDLL(None).fflush(None)\nos._exit(44)"
     same(guard, program(python, native, body), wrap=wrap, timeout=20)
+
+
+# ---- threads ---------------------------------------------------------------------------------------
+def test_a_thread_that_cannot_be_made_is_recorded(guard, python):
+    body = ("import resource, threading, sys\nresource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))\n"
+            "threading.stack_size(64 << 20)\nimport time\n"
+            "try:\n    for i in range(64): threading.Thread(target=time.sleep, args=(1,), daemon=True).start()\n"
+            "except RuntimeError as e: print(e)\nsys.stdout.flush()\nimport os\nos._exit(1)")
+    r = same(guard, [python, "-c", body])
+    assert "can't start new thread" in r.out
+    assert any(line.startswith("fail call=pthread_create") for line in events(r)), events(r)
+
+
+def test_threads_of_every_kind_end_well(guard, native, python):
+    body = ("say(lib.sig_threads_of_every_kind(200))\n"
+            "import threading\nn = []\n"
+            "t = [threading.Thread(target=n.append, args=(i,)) for i in range(300)]\n"
+            "[x.start() for x in t]; [x.join() for x in t]\nsay(len(n))")
+    r = same(guard, program(python, native, body))
+    assert r.out.split() == ["200", "300"] and r.rc == 0, str(r)
 
 
 # ---- cost ----------------------------------------------------------------------------------------

@@ -268,6 +268,48 @@ int sig_fpe(volatile int zero)
     return result;
 }
 
+static void *exits(void *arg)
+{
+    pthread_exit(arg);
+}
+
+static void *is_cancelled(void *arg)
+{
+    for (;;)
+        pause();
+    return arg;
+}
+
+static void *sets_own_stack(void *arg)
+{
+    stack_t own = {.ss_size = 65536}, now;
+    own.ss_sp = malloc(own.ss_size);
+    sigaltstack(&own, 0);
+    sigaltstack(0, &now);
+    void *ok = now.ss_sp == own.ss_sp ? arg : 0;
+    own.ss_flags = SS_DISABLE;
+    sigaltstack(&own, 0);
+    free(own.ss_sp);
+    return ok;
+}
+
+/* How many of n threads gave back what they should. */
+int sig_threads_of_every_kind(int n)
+{
+    void *(*const kinds[])(void *) = {exits, is_cancelled, sets_own_stack};
+    int good = 0;
+    for (int i = 0; i < n; i++) {
+        pthread_t t;
+        void *got = 0, *const token = &good;
+        pthread_create(&t, 0, kinds[i % 3], token);
+        if (i % 3 == 1)
+            pthread_cancel(t);
+        pthread_join(t, &got);
+        good += got == (i % 3 == 1 ? PTHREAD_CANCELED : token);
+    }
+    return good;
+}
+
 /* Microseconds a thread: created and joined n times. */
 double sig_thread_cost(int n)
 {
