@@ -64,7 +64,7 @@ static bool root_is_overlay(void)
 
 static void container(struct nng_machine *m, const char *cgroups)
 {
-    const char *apptainer = value(m, "APPTAINER_NAME");
+    const char *apptainer = value(m, "APPTAINER_NAME"), *kind = value(m, "container");
 
     if (!apptainer)
         apptainer = value(m, "SINGULARITY_NAME");
@@ -76,7 +76,8 @@ static void container(struct nng_machine *m, const char *cgroups)
         if (apptainer)
             nng_text_clean_line(m->place_detail, sizeof m->place_detail, apptainer,
                                 strlen(apptainer));
-    } else if (exists("/run/.containerenv") || strstr(cgroups, "libpod")) {
+    } else if (exists("/run/.containerenv") || strstr(cgroups, "libpod") ||
+               (kind && !strcmp(kind, "podman"))) {
         m->place = NNG_PL_DOCKER;
         snprintf(m->place_detail, sizeof m->place_detail, "podman");
     } else if (exists("/.dockerenv") || strstr(cgroups, "/docker")) {
@@ -216,10 +217,20 @@ static bool console_script(const char *w) /* /venv/bin/nnUNetv2_train, but not t
            !(n > 4 && !strcmp(w + n - 4, ".pyc"));
 }
 
+/* The journal's field is padded with NULs; one that is full was cut. */
+static size_t unpadded(const char *command, size_t n)
+{
+    size_t used = n;
+    while (used && !command[used - 1])
+        used--;
+    return used && used < n ? used + 1 : used;
+}
+
 static void trainer_line(struct nng_machine *m, const char *command, size_t n)
 {
-    struct args a = {command, command + n};
-    struct line l = {.n = 0};
+    size_t used = unpadded(command, n);
+    struct args a = {command, command + used};
+    struct line l = {.n = 0, .cut = n >= sizeof((struct nng_header *)0)->command && used + 1 >= n};
     const char *w = next(&a);
 
     if (w && is_python(base(w))) {
@@ -230,6 +241,7 @@ static void trainer_line(struct nng_machine *m, const char *command, size_t n)
             add_word(&l, base(w));
             w = next(&a);
         } else {
+            opts.cut |= l.cut;
             l = opts;
         }
     } else if (w) {

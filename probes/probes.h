@@ -100,7 +100,9 @@ void nng_machine_read(const char *env, size_t env_n, const char *command, size_t
 /* Step the frames of thread `tid` of `pid` by ptrace (PTRACE_SEIZE, INTERRUPT; other threads are stopped
  * too) and let it go again; names are not resolved here, only ips and the module map are taken.
  * Bounded by limit_ms. `fault` gives ip/sp of the fault: frames of the handlers above it are dropped.
- * 0, or -errno with out->why_not. */
+ * *err: 0 or -errno. NULL only where there is no memory: a failure, too, goes to nng_stack_resolve, which
+ * then gives the top frame of the fault record and says why in out->why_not. All of it runs in a child
+ * that is killed when late, so the process is let go whatever happens; frames found until then stay. */
 struct nng_stack_raw;
 struct nng_stack_raw *nng_stack_take(int pid, int tid, const struct nng_fault *fault, int limit_ms,
                                      int *err);

@@ -36,7 +36,8 @@ static void test_trainer__script_and_module__interpreter_stays(void **s)
     LINE("python\0-m\0nnunetv2.run.run_training\0001", "python -m nnunetv2.run.run_training 1");
     LINE("python\0train", "python train");
     LINE("python", "python");
-    LINE("", "''");
+    LINE("", "");
+    LINE("python\0t.py\0\0\0\0\0\0", "python t.py"); /* padded, as the journal's field is */
 }
 
 static void test_trainer__odd_arguments__quoted(void **s)
@@ -54,11 +55,18 @@ static void test_trainer__long_or_torn__cut_at_120(void **s)
     big[6] = '\0';
     memcpy(big, "python", 6);
     look("", 0, big, sizeof big); /* last argument not terminated: dropped */
-    assert_string_equal(m.trainer, "python");
+    assert_string_equal(m.trainer, "python...");
     big[sizeof big - 1] = '\0';
     look("", 0, big, sizeof big);
     assert_int_equal(strlen(m.trainer), 120);
     assert_string_equal(m.trainer + 117, "...");
+    static char field[1024] = "python\0train.py";
+    memset(field + 16, 'b', sizeof field - 16);
+    for (size_t i = 40; i < sizeof field; i += 16)
+        field[i] = '\0';
+    field[sizeof field - 1] = field[sizeof field - 2] = '\0';
+    look("", 0, field, sizeof field);
+    assert_non_null(strstr(m.trainer, "..."));
     look("", 0, NULL, 0);
     assert_string_equal(m.trainer, "");
 }
@@ -101,6 +109,7 @@ static void test_place__by_environment(void **s)
     PLACE("APPTAINER_NAME=torch.sif", NNG_PL_APPTAINER, "torch.sif");
     PLACE("SINGULARITY_NAME=t.sif", NNG_PL_APPTAINER, "t.sif");
     PLACE("SLURM_JOB_ID=7\0APPTAINER_NAME=torch.sif", NNG_PL_SLURM, "Slurm job 7, Apptainer");
+    PLACE("container=podman", NNG_PL_DOCKER, "podman");
     PLACE("XKUBERNETES_SERVICE_HOST=1", NNG_PL_HOST, NULL);
 }
 
