@@ -159,7 +159,9 @@ static void on_sigbus(int signo, siginfo_t *si, void *context)
         guard_struck = 1;
         return;
     }
-    signal(signo, SIG_DFL); /* returning strikes again */
+    signal(signo, SIG_DFL);
+    if (si->si_code <= 0)
+        raise(signo); /* was sent: comes as we return; a fault strikes again by itself */
 }
 
 void nng_view_guard(const struct nng_view *v)

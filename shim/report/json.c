@@ -327,7 +327,7 @@ static json_t *incident(const struct nng_run *r, const struct nng_incident *i)
     put(o, "confidence", string(nng_say_confidence(v->confidence, NNG_EN)));
     put(o, "count", number(i->count ? i->count : 1));
     put(o, "last_time", when(r, i->last_time_ns));
-    put(o, "time", when(r, ev->time_ns));
+    put(o, "time", when(r, ev->time_ns ? ev->time_ns : r->start_boot_ns));
     put(o, "summary", words(en, zh));
     put(o, "proof", proofs(v));
     put(o, "doubt", v->doubt.en[0] ? both(&v->doubt) : json_null());
