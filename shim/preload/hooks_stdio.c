@@ -5,6 +5,9 @@
  * would cost more than it proves). The text of a printf is formatted a second time, into a stack
  * buffer, and only for stderr. Plus getenv, for one name.
  */
+#ifndef __NO_INLINE__
+#define __NO_INLINE__ 1 /* stdio.h would define some of our names as inlines */
+#endif
 #include "internal.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -100,6 +103,8 @@ HOOK(int, _IO_putc, (int c, FILE *f))
 }
 
 /* ---- printf ------------------------------------------------------------------------------------- */
+#pragma GCC diagnostic ignored "-Wformat-nonliteral" /* the formats are our callers' */
+
 /* Before the real call, which uses up `ap`; errno is kept for %m. */
 static void tail_format(const char *fmt, va_list ap)
 {
