@@ -127,19 +127,20 @@ static json_t *run_part(const struct nng_run *r)
     return o;
 }
 
+/* Cleaned as NAME=VALUE and split afterwards: the name tells whether the value is a secret. */
 static json_t *environment(const struct nng_machine *m)
 {
     json_t *o = json_object();
     const char *end = m->env + sizeof m->env;
     for (const char *p = m->env; p < end && *p;) {
         size_t len = strnlen(p, (size_t)(end - p));
-        const char *eq = memchr(p, '=', len);
-        char name[128];
+        char raw[sizeof m->env + 1], clean[sizeof m->env + 1];
+        snprintf(raw, sizeof raw, "%.*s", (int)len, p);
+        nng_clean(clean, sizeof clean, raw);
+        char *eq = strchr(clean, '=');
         if (eq) {
-            char raw[128];
-            snprintf(raw, sizeof raw, "%.*s", (int)(eq - p < 127 ? eq - p : 127), p);
-            nng_clean(name, sizeof name, raw);
-            put(o, name, string_n(eq + 1, len - (size_t)(eq + 1 - p)));
+            *eq = 0;
+            put(o, clean, string(eq + 1));
         }
         p += len + 1;
     }
