@@ -21,9 +21,10 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-protot
 ALL_CPPFLAGS = -D_GNU_SOURCE -DNNG_VERSION_STRING='"$(VERSION)"' $(CPPFLAGS)
 ALL_CFLAGS = -std=gnu17 $(WARN) $(CFLAGS) $(WERROR)
 
+# Unwind tables: a crash's stack leads through our frames (the hook of abort, the waiting handler).
 # No fortify and no stack protector: both would import symbols that the trainer's libc may not have.
 SO_CFLAGS := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-plt -U_FORTIFY_SOURCE \
-             -fno-stack-protector -fno-builtin-printf -fno-asynchronous-unwind-tables
+             -fno-stack-protector -fno-builtin-printf -fasynchronous-unwind-tables
 # Every program under an exported LD_PRELOAD pays for the loading, 0.1 ms at most: no libdl (bind.c
 # finds the real functions), no start files (nothing of theirs is used), two segments instead of four,
 # and no relro, whose mprotect alone costs 14 us.
@@ -55,9 +56,12 @@ $(BUILD)/libnnguard.so: $(SO_OBJ) shim/preload/exports.map
 $(BUILD)/nnguard: $(BIN_OBJ)
 	$(CC) $(CFLAGS) -static $(BIN_OBJ) $(BIN_LIBS) $(LDFLAGS) -o $@.tmp && mv -f $@.tmp $@
 
+# make lint sets STACK: what a signal handler can reach has 1 KiB a frame; what runs only at start, more.
+STACK_LIMIT = 1024
+$(patsubst %,$(BUILD)/so/shim/preload/%.o,start root bind ids launch): STACK_LIMIT = 8192
 $(BUILD)/so/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(SO_CFLAGS) $(SO_EXTRA) -MMD -MP -c $< -o $@
+	$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(SO_CFLAGS) $(if $(STACK),-Wstack-usage=$(STACK_LIMIT)) -MMD -MP -c $< -o $@
 
 $(BUILD)/bin/%.o: %.c
 	@mkdir -p $(@D)
