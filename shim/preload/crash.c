@@ -297,7 +297,8 @@ static void run_faulthandler(int sig)
 static bool monitor_ready(void)
 {
     struct nng_journal *j = nng_journal;
-    return j && atomic_load(&j->hdr.monitor_state) == NNG_M_READY;
+    return j && atomic_load(&j->hdr.monitor_state) == NNG_M_READY &&
+           nng_leave_monitor_follows(&j->hdr);
 }
 
 static void wait_released(struct nng_fault *f)
@@ -472,8 +473,18 @@ static void with_program(struct sigaction *act, int sig, siginfo_t *si, ucontext
         unclaim();
 }
 
+/* With alignment checks on (that may be the very fault) our own code would not get far. The flags come
+ * back with the context. */
+static inline void allow_unaligned(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~0x40000ull);
+#endif
+}
+
 void nng_crash_handler(int sig, siginfo_t *si, void *ctx)
 {
+    allow_unaligned();
     ucontext_t *uc = ctx;
     int saved = errno;
     if (repair_own(sig, si)) {

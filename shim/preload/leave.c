@@ -8,6 +8,7 @@
  * No wait without need (an incident, or a suspect record not yet looked at), none over 1 s.
  */
 #include "signals.h"
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -22,12 +23,28 @@ extern int __cxa_atexit(void (*)(void *), void *, void *);
 static _Atomic bool said;
 
 /* ---- the handshake -------------------------------------------------------------------------------- */
-static bool monitor_follows(const struct nng_header *h)
+/* A PID 1 that reaps nobody, common in containers, leaves a dead monitor as a zombie for ever. */
+static bool is_zombie(int pid)
+{
+    char path[40], text[128], *end = path + sizeof path;
+    char *p = nng_fmt_u64(nng_fmt_str(path, end, "/proc/"), end, (uint64_t)pid);
+    nng_fmt_str(p, end, "/stat");
+    long fd = nng_sys3(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    long n = nng_sys3(SYS_read, fd, text, sizeof text);
+    nng_sys1(SYS_close, fd);
+    while (n > 0 && text[n - 1] != ')')
+        n--;
+    return n > 0 && (size_t)n + 1 < sizeof text && (text[n + 1] == 'Z' || text[n + 1] == 'X');
+}
+
+bool nng_leave_monitor_follows(const struct nng_header *h)
 {
     uint32_t state = atomic_load(&h->monitor_state);
     int pid = atomic_load(&h->monitor_pid);
     return (state == NNG_M_READY || state == NNG_M_STARTED) && pid > 0 &&
-           nng_sys2(SYS_kill, pid, 0) != -ESRCH;
+           nng_sys2(SYS_kill, pid, 0) != -ESRCH && !is_zombie(pid);
 }
 
 static void wait_word(_Atomic uint32_t *word, uint32_t while_it_is, int64_t left)
@@ -47,7 +64,7 @@ static void ask_for_closing(struct nng_header *h)
 static bool step(struct nng_header *h, int64_t left)
 {
     uint32_t seen = atomic_load(&h->suspects_seen);
-    if (atomic_load(&h->closing) == NNG_CL_SPOKEN || !monitor_follows(h))
+    if (atomic_load(&h->closing) == NNG_CL_SPOKEN || !nng_leave_monitor_follows(h))
         return true;
     if (atomic_load(&h->incidents) > 0) {
         ask_for_closing(h);

@@ -40,6 +40,8 @@ bool nng_crash_in_faulthandler(int sig);
 /* ---- leave.c ---------------------------------------------------------------------------------------- */
 /* [child] This process has not left yet. */
 void nng_leave_after_fork(void);
+/* [as-safe] Is there a monitor, starting or at work, that is not dead? */
+bool nng_leave_monitor_follows(const struct nng_header *h);
 
 /* ---- maps.c ---------------------------------------------------------------------------------------- */
 /* [as-safe, one thread at a time] Fill in all of `f` that /proc/self/maps and the file behind f->addr

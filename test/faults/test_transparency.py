@@ -101,6 +101,7 @@ DEATHS = {
     "abort": ("os.abort()", signal.SIGABRT),
     "fpe": ("lib.sig_fpe(0)", signal.SIGFPE),
     "ill": ("lib.sig_ill()", signal.SIGILL),
+    "misaligned": ("lib.sig_misaligned()", signal.SIGBUS),
     "trap": ("lib.sig_trap()", signal.SIGTRAP),
     "bus": ("import mmap, tempfile\nf = tempfile.TemporaryFile()\nf.truncate(8192)\n"
             "m = mmap.mmap(f.fileno(), 8192)\nf.truncate(0)\nm[4096]", signal.SIGBUS),

@@ -257,6 +257,17 @@ int sig_trap(void)
     return 0;
 }
 
+int sig_misaligned(void)
+{
+#ifdef __x86_64__
+    static char room[16];
+    __asm__ volatile("pushf\n orl $0x40000, (%rsp)\n popf");
+    *(volatile int *)(room + 1) = 1;
+#endif
+    raise(SIGBUS);
+    return 0;
+}
+
 int sig_ill(void)
 {
     __builtin_trap();
