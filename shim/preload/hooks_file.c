@@ -3,7 +3,7 @@
  * Opening files: the last data files a process opened (a corrupt one is often the last), and the
  * failures that can be a cause. What Python opens to find and load its modules is left out.
  */
-#include "internal.h"
+#include "rescue.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -49,6 +49,8 @@ static bool is_data(const char *path)
 
 static int opened(int fd, const char *path, int flags)
 {
+    if (nng_rescue_any())
+        fd = nng_rescue_opened(fd, flags);
     if (!nng_st.on || !path)
         return fd;
     int e = errno;
@@ -110,14 +112,14 @@ HOOK(int, creat, (const char *path, mode_t mode))
 {
     int fd = NEXT(creat) ? NEXT(creat)(path, mode)
                          : raw_open(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
-    return opened(fd, path, 0);
+    return opened(fd, path, O_WRONLY | O_TRUNC);
 }
 
 HOOK(int, creat64, (const char *path, mode_t mode))
 {
     int fd = NEXT(creat64) ? NEXT(creat64)(path, mode)
                            : raw_open(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
-    return opened(fd, path, 0);
+    return opened(fd, path, O_WRONLY | O_TRUNC);
 }
 
 /* The names that a program built with _FORTIFY_SOURCE calls. */
@@ -147,8 +149,10 @@ HOOK(int, __openat64_2, (int dir, const char *path, int flags))
 }
 
 /* ---- streams ------------------------------------------------------------------------------------ */
-static FILE *stream_opened(FILE *f, const char *path)
+static FILE *stream_opened(FILE *f, const char *path, const char *mode)
 {
+    if (f && nng_rescue_any())
+        nng_rescue_stream(fileno_unlocked(f), mode);
     if (!nng_st.on || !path)
         return f;
     int e = errno;
@@ -162,23 +166,23 @@ static FILE *stream_opened(FILE *f, const char *path)
 
 HOOK(FILE *, fopen, (const char *__restrict path, const char *__restrict mode))
 {
-    return stream_opened(REAL(fopen)(path, mode), path);
+    return stream_opened(REAL(fopen)(path, mode), path, mode);
 }
 
 HOOK(FILE *, fopen64, (const char *__restrict path, const char *__restrict mode))
 {
-    return stream_opened(REAL(fopen64)(path, mode), path);
+    return stream_opened(REAL(fopen64)(path, mode), path, mode);
 }
 
 HOOK(FILE *, freopen, (const char *__restrict path, const char *__restrict mode, FILE *__restrict f))
 {
-    return stream_opened(REAL(freopen)(path, mode, f), path);
+    return stream_opened(REAL(freopen)(path, mode, f), path, mode);
 }
 
 HOOK(FILE *, freopen64,
      (const char *__restrict path, const char *__restrict mode, FILE *__restrict f))
 {
-    return stream_opened(REAL(freopen64)(path, mode, f), path);
+    return stream_opened(REAL(freopen64)(path, mode, f), path, mode);
 }
 
 /* ---- folders ------------------------------------------------------------------------------------ */

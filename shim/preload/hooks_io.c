@@ -3,7 +3,7 @@
  * Reading and writing: the tail of what goes to fds 1 and 2, and the errors of a full disk, a quota, a
  * size limit or broken hardware. The hot path of any other fd is two comparisons.
  */
-#include "internal.h"
+#include "rescue.h"
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
@@ -22,18 +22,35 @@ static ssize_t write_failed(int fd, int64_t asked)
     return -1;
 }
 
+/* Files of /dev/shm only: may it grow, and after ENOSPC: is there room now? */
+static inline bool too_big(int fd, int64_t off, int64_t size)
+{
+    return __builtin_expect(atomic_load_explicit(&nng_rescue_written, memory_order_relaxed) != 0, 0) &&
+           !nng_rescue_may_grow(fd, off, size);
+}
+
+static bool again(int fd, int64_t off, int64_t size)
+{
+    return errno == ENOSPC && nng_rescue_shm && nng_rescue_write(fd, off, size);
+}
+
 HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
 {
     if (nng_signals_dump_blocks(fd)) {
         nng_tail_put(buf, size);
         return (ssize_t)size;
     }
+    if (too_big(fd, -1, (int64_t)size))
+        return write_failed(fd, (int64_t)size);
     ssize_t n = NEXT(write) ? NEXT(write)(fd, buf, size) : nng_ret(nng_sys3(SYS_write, fd, buf, size));
     if (quiet(fd, n))
         return n;
+    if (n < 0 && again(fd, -1, (int64_t)size))
+        n = nng_ret(nng_sys3(SYS_write, fd, buf, size));
     if (n < 0)
         return write_failed(fd, (int64_t)size);
-    nng_tail_put(buf, (size_t)n);
+    if ((unsigned)fd - 1u <= 1u)
+        nng_tail_put(buf, (size_t)n);
     return n;
 }
 
@@ -47,12 +64,18 @@ static int64_t total(const struct iovec *iov, int count)
 
 HOOK(ssize_t, writev, (int fd, const struct iovec *iov, int count))
 {
+    if (too_big(fd, -1, nng_rescue_written ? total(iov, count) : 0))
+        return write_failed(fd, total(iov, count));
     ssize_t n =
         NEXT(writev) ? NEXT(writev)(fd, iov, count) : nng_ret(nng_sys3(SYS_writev, fd, iov, count));
     if (quiet(fd, n))
         return n;
+    if (n < 0 && again(fd, -1, total(iov, count)))
+        n = nng_ret(nng_sys3(SYS_writev, fd, iov, count));
     if (n < 0)
         return write_failed(fd, total(iov, count));
+    if ((unsigned)fd - 1u > 1u)
+        return n;
     size_t left = (size_t)n;
     for (int i = 0; i < count && left; i++) {
         size_t part = iov[i].iov_len < left ? iov[i].iov_len : left;
@@ -64,15 +87,23 @@ HOOK(ssize_t, writev, (int fd, const struct iovec *iov, int count))
 
 HOOK(ssize_t, pwrite, (int fd, const void *buf, size_t size, off_t off))
 {
+    if (too_big(fd, off, (int64_t)size))
+        return write_failed(fd, (int64_t)size);
     ssize_t n = NEXT(pwrite) ? NEXT(pwrite)(fd, buf, size, off)
                              : nng_ret(nng_sys4(SYS_pwrite64, fd, buf, size, off));
+    if (n < 0 && again(fd, off, (int64_t)size))
+        n = nng_ret(nng_sys4(SYS_pwrite64, fd, buf, size, off));
     return n < 0 && nng_st.on ? write_failed(fd, (int64_t)size) : n;
 }
 
 HOOK(ssize_t, pwrite64, (int fd, const void *buf, size_t size, off64_t off))
 {
+    if (too_big(fd, off, (int64_t)size))
+        return write_failed(fd, (int64_t)size);
     ssize_t n = NEXT(pwrite64) ? NEXT(pwrite64)(fd, buf, size, off)
                                : nng_ret(nng_sys4(SYS_pwrite64, fd, buf, size, off));
+    if (n < 0 && again(fd, off, (int64_t)size))
+        n = nng_ret(nng_sys4(SYS_pwrite64, fd, buf, size, off));
     return n < 0 && nng_st.on ? write_failed(fd, (int64_t)size) : n;
 }
 

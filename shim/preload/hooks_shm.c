@@ -4,7 +4,7 @@
  * CPython: the first touch then kills) and the fallocate family (torch from 2.10: ENOSPC at once).
  * The size as last set is kept, since a crash handler cannot stat a file that has been unlinked.
  */
-#include "internal.h"
+#include "rescue.h"
 #include <fcntl.h>
 #include <semaphore.h>
 #include <stdarg.h>
@@ -24,6 +24,8 @@ static void in_devshm(char *out, size_t size, const char *prefix, const char *na
 HOOK(int, shm_open, (const char *name, int flags, mode_t mode))
 {
     int fd = REAL(shm_open)(name, flags, mode);
+    if (nng_rescue_any())
+        fd = nng_rescue_opened(fd, flags);
     if (!nng_st.on || !name)
         return fd;
     int e = errno;
@@ -44,10 +46,18 @@ HOOK(int, shm_open, (const char *name, int flags, mode_t mode))
 
 HOOK(int, shm_unlink, (const char *name))
 {
+    uint64_t ino = 0;
+    if (nng_rescue_any() && name) {
+        char path[256];
+        in_devshm(path, sizeof path, "", name);
+        ino = nng_rescue_name_of(AT_FDCWD, path);
+    }
     int r = REAL(shm_unlink)(name);
     if (!nng_st.on || !name)
         return r;
     int e = errno;
+    if (!r && ino)
+        nng_rescue_unlinked(ino);
     nng_put(&(struct nng_put){.type = NNG_R_SHM_UNLINK,
                               .call = NNG_C_SHM_UNLINK,
                               .err = r ? e : 0,
@@ -63,7 +73,15 @@ HOOK(sem_t *, sem_open, (const char *name, int flags, ...))
     mode_t mode = flags & O_CREAT ? va_arg(ap, mode_t) : 0;
     unsigned value = flags & O_CREAT ? va_arg(ap, unsigned) : 0;
     va_end(ap);
-    sem_t *s = REAL(sem_open)(name, flags, mode, value);
+    bool ours = false;
+    sem_t *s = nng_rescue_any() && !(flags & O_CREAT && flags & O_EXCL)
+                   ? nng_rescue_sem_open(name, &ours)
+                   : SEM_FAILED;
+    if (!ours) {
+        s = REAL(sem_open)(name, flags, mode, value);
+        if (s == SEM_FAILED && errno == ENOSPC && flags & O_CREAT && nng_rescue_shm && name)
+            s = nng_rescue_sem_create(name, flags, mode, value);
+    }
     if (!nng_st.on)
         return s;
     int e = errno;
@@ -103,18 +121,36 @@ static void sized(enum nng_call call, int fd, int64_t asked, int err)
     errno = e;
 }
 
+static void resized(int fd, int64_t size, int r, bool fresh)
+{
+    if (!r && fresh)
+        nng_rescue_sized(fd, size);
+    else if (!r && nng_rescue_any())
+        nng_rescue_resized(fd, size);
+}
+
+/* A request that fits into no file has overflowed: the kernel has said so, not ENOSPC. */
+static bool rescued(int fd, int64_t off, int64_t len, int err)
+{
+    return __builtin_expect(err == ENOSPC, 0) && nng_rescue_shm && nng_rescue_allocate(fd, off + len);
+}
+
 HOOK(int, ftruncate, (int fd, off_t size))
 {
+    bool fresh = nng_rescue_shm && nng_rescue_fresh(fd);
     int r = NEXT(ftruncate) ? NEXT(ftruncate)(fd, size)
                             : (int)nng_ret(nng_sys2(SYS_ftruncate, fd, size));
+    resized(fd, size, r, fresh);
     sized(NNG_C_FTRUNCATE, fd, size, r ? errno : 0);
     return r;
 }
 
 HOOK(int, ftruncate64, (int fd, off64_t size))
 {
+    bool fresh = nng_rescue_shm && nng_rescue_fresh(fd);
     int r = NEXT(ftruncate64) ? NEXT(ftruncate64)(fd, size)
                               : (int)nng_ret(nng_sys2(SYS_ftruncate, fd, size));
+    resized(fd, size, r, fresh);
     sized(NNG_C_FTRUNCATE, fd, size, r ? errno : 0);
     return r;
 }
@@ -124,6 +160,8 @@ HOOK(int, posix_fallocate, (int fd, off_t off, off_t len))
 {
     int err = NEXT(posix_fallocate) ? NEXT(posix_fallocate)(fd, off, len)
                                     : (int)-nng_sys4(SYS_fallocate, fd, 0, off, len);
+    if (rescued(fd, off, len, err))
+        err = 0;
     sized(NNG_C_POSIX_FALLOCATE, fd, len, err);
     return err;
 }
@@ -132,6 +170,8 @@ HOOK(int, posix_fallocate64, (int fd, off64_t off, off64_t len))
 {
     int err = NEXT(posix_fallocate64) ? NEXT(posix_fallocate64)(fd, off, len)
                                       : (int)-nng_sys4(SYS_fallocate, fd, 0, off, len);
+    if (rescued(fd, off, len, err))
+        err = 0;
     sized(NNG_C_POSIX_FALLOCATE, fd, len, err);
     return err;
 }
@@ -140,6 +180,8 @@ HOOK(int, fallocate, (int fd, int mode, off_t off, off_t len))
 {
     int r = NEXT(fallocate) ? NEXT(fallocate)(fd, mode, off, len)
                             : (int)nng_ret(nng_sys4(SYS_fallocate, fd, mode, off, len));
+    if (r && !mode && rescued(fd, off, len, errno))
+        r = 0;
     sized(NNG_C_FALLOCATE, fd, len, r ? errno : 0);
     return r;
 }
@@ -148,6 +190,8 @@ HOOK(int, fallocate64, (int fd, int mode, off64_t off, off64_t len))
 {
     int r = NEXT(fallocate64) ? NEXT(fallocate64)(fd, mode, off, len)
                               : (int)nng_ret(nng_sys4(SYS_fallocate, fd, mode, off, len));
+    if (r && !mode && rescued(fd, off, len, errno))
+        r = 0;
     sized(NNG_C_FALLOCATE, fd, len, r ? errno : 0);
     return r;
 }

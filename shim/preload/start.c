@@ -7,6 +7,7 @@
  * namespace and this user and still lives, or becomes the root of a new one. No fd stays open: the
  * journal is mapped and closed. Whatever fails, the program runs on, unguarded.
  */
+#include "rescue.h"
 #include "start.h"
 #include <fcntl.h>
 #include <stdarg.h>
@@ -246,6 +247,7 @@ __attribute__((constructor)) static void start(void)
         if ((run && *run && join(run)) || become_root()) {
             if (__register_atfork)
                 __register_atfork(NULL, NULL, nng_start_after_fork, NULL);
+            nng_rescue_init();
             /* release: threads of earlier constructors see all of the above */
             __atomic_store_n(&nng_st.on, true, __ATOMIC_RELEASE);
             if (nng_st.python)
