@@ -120,7 +120,7 @@ static void learn_status(struct nng_tracked *t)
     struct nng_pstat st;
     int status;
 
-    if (t->status.known && !t->status.inferred)
+    if (nng_status_final(&t->status))
         return;
     if (!nng_proc_stat(t->pid, &st) && st.state == 'Z' &&
         (!t->start_ticks || st.start_ticks == t->start_ticks)) {
@@ -409,7 +409,7 @@ static void answer_root(void)
         mon.root_judged = r->judged = false;
         mon.run.end_boot_ns = 0;
         memset(&r->status, 0, sizeof r->status);
-        r->left = false;
+        r->left = r->held = false;
         r->signalled = 0;
         atomic_store_explicit(&h->closing, NNG_CL_NONE, memory_order_release);
     }

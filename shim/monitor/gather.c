@@ -157,7 +157,8 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
         ev->status.code = t->left_code;
         snprintf(ev->status.source, sizeof ev->status.source, "its own record");
     } else if (t->signalled && !ev->status.known) {
-        ev->status.known = ev->status.inferred = true;
+        ev->status.known = true;
+        ev->status.inferred = !t->held;
         ev->status.signal = t->signalled;
         snprintf(ev->status.source, sizeof ev->status.source, "its own record");
     }

@@ -358,6 +358,7 @@ void nng_judge_root_leaving(struct nng_mon *m)
         t->status.known = t->status.inferred = true;
         if (t->signalled && !t->left) {
             t->status.signal = t->signalled;
+            t->status.inferred = !t->held;
         } else if (t->left) {
             t->status.code = t->left_code;
         } else {

@@ -14,6 +14,11 @@
 
 #define SECOND 1000000000ULL
 
+bool nng_status_final(const struct nng_status *s)
+{
+    return s->known && !s->inferred && strcmp(s->source, "its own record") != 0;
+}
+
 void nng_model_init(struct nng_model *m, int root_pid)
 {
     memset(m, 0, sizeof *m);
@@ -214,7 +219,7 @@ static struct nng_tracked *on_wait(struct nng_model *m, const struct nng_got *g)
                              WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
         return NULL;
     }
-    if (!t->status.known || t->status.inferred) {
+    if (!nng_status_final(&t->status)) {
         t->status.known = true;
         t->status.inferred = false;
         t->status.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
@@ -318,8 +323,11 @@ static struct nng_tracked *on_signal(struct nng_model *m, const struct nng_got *
         return NULL;
     if (g->rec.type == NNG_R_REPAIRED) {
         t->signalled = 0;
+        t->held = false;
         return t;
     }
+    if (g->rec.type == NNG_R_HELD)
+        t->held = true;
     if (g->rec.type == NNG_R_SIGNAL) {
         t->signalled = (int)g->rec.a;
         t->signalled_ns = g->rec.time_ns;

@@ -49,6 +49,7 @@ struct nng_tracked {
     int left_code;
     uint64_t left_ns;
     int signalled;          /* fatal signal that arrived last (SIGNAL record), not repaired; 0 */
+    bool held;              /* ... and its default action is next: as good as seen */
     uint64_t signalled_ns;
     int signal_sender;      /* si_pid of that, -1 kernel */
 
@@ -82,6 +83,8 @@ struct nng_model {
     unsigned n_moments;
 };
 
+/* The kernel's or a parent's word, not only what the process itself left. */
+bool nng_status_final(const struct nng_status *s);
 void nng_model_init(struct nng_model *m, int root_pid);
 void nng_model_free(struct nng_model *m);
 /* Newest entry with this pid, or NULL. */
