@@ -34,17 +34,29 @@ const char *nng_ev_last_file(const struct nng_evidence *ev)
 static const char *package(const char *library)
 {
     static const char *const known[][2] = {
-        {"blosc", "blosc2"},   {"torch", "torch"},       {"c10", "torch"},
-        {"openblas", "numpy"}, {"multiarray", "numpy"},  {"numpy", "numpy"},
-        {"SimpleITK", "SimpleITK"}, {"ITK", "SimpleITK"}, {"hdf5", "h5py"},
-        {"cuda", "torch"},     {"cudnn", "torch"},       {"gomp", "torch"},
-        {"iomp5", "torch"},    {"mkl", "numpy"},         {"opencv", "opencv-python"},
-        {"scipy", "scipy"},    {"lmdb", "lmdb"},         {"nibabel", "nibabel"}};
+        {"blosc", "blosc2"},        {"torch", "torch"},      {"c10", "torch"},
+        {"openblas", "numpy"},      {"multiarray", "numpy"}, {"numpy", "numpy"},
+        {"SimpleITK", "SimpleITK"}, {"ITK", "SimpleITK"},    {"hdf5", "h5py"},
+        {"cuda", "torch"},          {"cudnn", "torch"},      {"gomp", "torch"},
+        {"iomp5", "torch"},         {"mkl", "numpy"},        {"opencv", "opencv-python"},
+        {"scipy", "scipy"},         {"lmdb", "lmdb"},        {"nibabel", "nibabel"}};
 
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strcasestr(library, known[i][0]))
             return known[i][1];
     return NULL;
+}
+
+/* libc, the loader and the interpreter do what their caller asks: no name to blame. */
+static bool is_a_tool(const char *library)
+{
+    static const char *const tools[] = {"libc.so", "libc-",     "ld-linux",  "libpthread",
+                                        "python",  "libpython", "libffi.so", "_ctypes"};
+
+    for (size_t i = 0; i < sizeof tools / sizeof tools[0]; i++)
+        if (!strncmp(library, tools[i], strlen(tools[i])))
+            return true;
+    return false;
 }
 
 void nng_v_crash(struct nng_verdict *v, const struct nng_evidence *ev, const struct nng_fault *f)
@@ -67,16 +79,18 @@ void nng_v_crash(struct nng_verdict *v, const struct nng_evidence *ev, const str
     nng_v_fact_str(v, "crash.library", library, ev->stack.taken ? "native stack" : "fault record");
     nng_v_fact_str(v, "crash.last_file", file, "open hooks");
     if (f)
-        nng_v_fact_str(v, "crash.mapping", f->has_map ? NNG_FIELD(f->map_path) : "", "/proc/self/maps");
+        nng_v_fact_str(v, "crash.mapping", f->has_map ? NNG_FIELD(f->map_path) : "",
+                       "/proc/self/maps");
     if (pip) {
         fix = nng_v_fix(v, false, "update %s, or go back to the version that worked",
                         "更新 %s,或退回到之前可用的版本", pip);
         nng_fix_command(fix, "pip install -U %s", pip);
-    } else if (library[0]) {
+    } else if (library[0] && !is_a_tool(library)) {
         nng_v_fix(v, false, "report it to whoever makes %s, with the stack in report.txt",
                   "带上 report.txt 中的栈,向 %s 的维护者报告", library);
     } else {
-        nng_v_fix(v, false, "the stack in report.txt shows where", "report.txt 中的栈说明了位置");
+        nng_v_fix(v, false, "the stack in report.txt shows who called it there",
+                  "report.txt 中的栈说明了是谁调用到那里的");
     }
     if (file[0])
         nng_v_fix(v, false, "if it is always the same file, make that one anew (preprocess again)",

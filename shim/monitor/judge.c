@@ -602,6 +602,11 @@ void nng_judge_held(struct nng_mon *m, struct nng_tracked *t)
     struct nng_incident *i = k >= 0 ? &m->run.incident[k] : NULL;
     if (i && i->ev.who.pid == t->pid) {
         take_stack(m, t, &i->ev.stack);
+        /* the log and the closing words may name the library that the screen could not yet know */
+        nng_causes_decide(&i->ev, &scratch_verdict);
+        if (!strcmp(scratch_verdict.cause, i->verdict.cause) &&
+            scratch_verdict.confidence >= i->verdict.confidence)
+            i->verdict = scratch_verdict;
         m->reports_stale = true;
     } else {
         release(m, t); /* the same thing again: its stack is not needed */

@@ -39,10 +39,11 @@ static bool is_data(const char *path)
         return false;
     const char *dot = __builtin_strrchr(name, '.');
     const char *ext = dot ? dot + 1 : "";
-    if (listed(ext, "py pyc pyi so cfg toml conf") || __builtin_strstr(name, ".so."))
+    if (listed(ext, "py pyc pyi so cfg toml conf cnf") || __builtin_strstr(name, ".so."))
         return false;
     if (__builtin_strstr(path, "/site-packages/") || __builtin_strstr(path, "/lib/python") ||
-        __builtin_strstr(path, "/dist-packages/") || begins(path, "/etc/"))
+        __builtin_strstr(path, "/dist-packages/") || begins(path, "/etc/") ||
+        begins(path, "/usr/"))
         return listed(ext, "npz npy nii gz pkl b2nd pt h5 hdf5 mha nrrd tif tiff png json mdb");
     return true;
 }
