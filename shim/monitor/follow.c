@@ -380,6 +380,7 @@ static void close_words(void)
     if (mon.closing_spoken)
         return;
     mon.closing_spoken = true;
+    nng_hold_closing(&mon);
     if (!already_said())
         nng_speak_closing(&mon);
 }
@@ -448,6 +449,7 @@ static void finish(void)
     close_words();
     close(2); /* `| tee` waits for every holder */
     mon.err_fd = -1;
+    nng_hold_finish(&mon);
     if (mon.run.n_incidents)
         nng_speak_reports(&mon);
     else
@@ -475,6 +477,7 @@ static void follow(void)
 
     while (!mon.root_dead) {
         uint32_t suspects = atomic_load_explicit(&h->suspects, memory_order_acquire);
+        nng_hold_look(&mon); /* a refusal is said before the failure that follows from it */
         take_in(false);
         judge_dead();
         answer_root();
@@ -572,6 +575,7 @@ int nng_monitor_main(int argc, char **argv)
     attach(root);
     atomic_store_explicit(&mon.view.j->hdr.monitor_pid, getpid(), memory_order_relaxed);
     atomic_store_explicit(&mon.view.j->hdr.monitor_state, NNG_M_READY, memory_order_release);
+    nng_hold_start(&mon);
     mon.kmsg = nng_kmsg_open();
     nng_watch_sample(&mon);
     nng_postmortem_of_others(&mon);

@@ -112,7 +112,14 @@ void nng_judge_root_leaving(struct nng_mon *m);
 /* Fill consequences and the root incident; call before writing reports. */
 void nng_judge_conclude(struct nng_mon *m);
 
+/* hold.c: holds rescued segments that have a name, counts them, says so */
+void nng_hold_start(struct nng_mon *m);
+void nng_hold_look(struct nng_mon *m); /* each round: first words, refusals, measuring */
+void nng_hold_closing(struct nng_mon *m);
+void nng_hold_finish(struct nng_mon *m);
+
 /* speak.c */
+void nng_speak_rescued(struct nng_mon *m);
 void nng_speak_incident(struct nng_mon *m, struct nng_incident *i);
 void nng_speak_closing(struct nng_mon *m);
 void nng_speak_reminder(struct nng_mon *m, struct nng_incident *i);

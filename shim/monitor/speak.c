@@ -48,6 +48,12 @@ void nng_speak_incident(struct nng_mon *m, struct nng_incident *i)
     say(m, block, nng_report_block(block, &m->run, i, &m->style));
 }
 
+void nng_speak_rescued(struct nng_mon *m)
+{
+    static char block[NNG_BLOCK_MAX];
+    say(m, block, nng_report_rescued(block, &m->run, &m->style));
+}
+
 void nng_speak_closing(struct nng_mon *m)
 {
     static char block[NNG_BLOCK_MAX];

@@ -375,6 +375,18 @@ static json_t *timeline(const struct nng_run *r)
     return a;
 }
 
+static json_t *rescued(const struct nng_run *r)
+{
+    if (!r->rescued.segments && !r->rescued.refused)
+        return json_null();
+    json_t *o = json_object();
+    put(o, "segments", number((int64_t)(r->rescued.segments & INT64_MAX)));
+    put(o, "bytes", number((int64_t)(r->rescued.bytes & INT64_MAX)));
+    put(o, "peak_bytes", number((int64_t)(r->rescued.peak & INT64_MAX)));
+    put(o, "refused", number((int64_t)(r->rescued.refused & INT64_MAX)));
+    return o;
+}
+
 char *nng_report_json(const struct nng_run *r)
 {
     lost = false;
@@ -394,6 +406,7 @@ char *nng_report_json(const struct nng_run *r)
     nng_say_end(line, sizeof line, r, NNG_EN);
     nng_say_end(line_zh, sizeof line_zh, r, NNG_ZH);
     put(o, "conclusion", r->end_boot_ns ? words(line, line_zh) : json_null());
+    put(o, "rescue", rescued(r));
     put(o, "timeline", timeline(r));
     put(o, "health", health(r));
     char *text = lost ? NULL : json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER);

@@ -174,6 +174,8 @@ void nng_build_block(struct nng_lines *l, const struct nng_run *r, const struct 
                      enum nng_lang lang);
 /* closing.c: the first sentence of the closing block. */
 void nng_say_end(char *out, size_t n, const struct nng_run *r, enum nng_lang lang);
+/* rescued.c: the sentence about a run's rescued segments. */
+void nng_say_rescued(char *out, size_t n, const struct nng_rescued *r, enum nng_lang lang);
 /* "<dir>/report.txt"; false where nothing is written. */
 bool nng_details_path(char *out, size_t n, const struct nng_run *r);
 

@@ -37,6 +37,13 @@ struct nng_moment { /* one line of the timeline */
     char text[160];
 };
 
+struct nng_rescued { /* memory that stood in for /dev/shm (NNGUARD_RESCUE=shm) */
+    uint64_t segments, bytes, peak, refused;
+    int64_t refused_ask, refused_room, refused_limit; /* of the last refusal */
+    int64_t shm_total, shm_used;                      /* used: the most that was seen */
+    int workers;
+};
+
 struct nng_run {
     char id[128];  /* folder's name */
     char dir[512]; /* "" : memfd, nothing written */
@@ -55,6 +62,7 @@ struct nng_run {
     struct nng_usage limits;       /* of the root */
     int n_incidents, n_beyond;     /* beyond: not kept */
     struct nng_incident *incident; /* NNG_INCIDENTS of them */
+    struct nng_rescued rescued;
     int n_moments;
     struct nng_moment moment[NNG_TIMELINE]; /* the run's last minute, oldest first */
 };
@@ -75,6 +83,8 @@ void nng_style_from_env(struct nng_style *s, int fd);
 size_t nng_report_block(char *out, const struct nng_run *r, const struct nng_incident *i,
                         const struct nng_style *s);
 size_t nng_report_closing(char *out, const struct nng_run *r, const struct nng_style *s);
+/* How much was rescued and the lasting fix; report/rescued.c */
+size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_style *s);
 /* "... it still stands still, 214 batches lost since 14:03:07" */
 size_t nng_report_reminder(char *out, const struct nng_run *r, const struct nng_incident *i,
                            const struct nng_style *s);
