@@ -52,7 +52,7 @@ struct nng_fact {
 struct nng_fix {
     bool workaround;
     struct nng_words text;
-    char command[384]; /* ready to be copied; "" none */
+    char command[384];     /* ready to be copied; "" none */
     struct nng_words cost; /* "" none */
 };
 
@@ -63,11 +63,12 @@ struct nng_fix {
 struct nng_verdict {
     const char *cause; /* id */
     enum nng_confidence confidence;
-    struct nng_words why;   /* completes "worker 3 of 6 died (pid 4711, SIGBUS): ..." */
+    struct nng_words why;       /* completes "worker 3 of 6 died (pid 4711, SIGBUS): ..." */
     struct nng_words short_why; /* completes "this run failed because ..."; "" : same as why */
     int n_proof;
     struct nng_words proof[NNG_PROOFS]; /* most telling first; the screen shows up to three */
-    struct nng_words doubt; /* likely/possible: what would make it certain; unknown: what is missing */
+    struct nng_words
+        doubt; /* likely/possible: what would make it certain; unknown: what is missing */
     int n_fix;
     struct nng_fix fix[NNG_FIXES]; /* root fixes first */
     int n_fact;
@@ -93,8 +94,8 @@ void nng_v_fact_int(struct nng_verdict *v, const char *name, int64_t value, cons
 void nng_v_fact_str(struct nng_verdict *v, const char *name, const char *value, const char *source);
 /* A new fix; the caller fills command and cost through the returned pointer (never NULL; beyond
  * NNG_FIXES it is a scratch one). */
-struct nng_fix *nng_v_fix(struct nng_verdict *v, bool workaround, const char *en, const char *zh, ...)
-    NNG_BOTH(3, 4);
+struct nng_fix *nng_v_fix(struct nng_verdict *v, bool workaround, const char *en, const char *zh,
+                          ...) NNG_BOTH(3, 4);
 void nng_fix_command(struct nng_fix *f, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void nng_fix_cost(struct nng_fix *f, const char *en, const char *zh, ...) NNG_BOTH(2, 3);

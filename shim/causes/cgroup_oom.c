@@ -36,7 +36,8 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
     if (k->found) {
         if (count_fits(m))
             return NNG_CERTAIN;
-        nng_v_doubt(v, "the kernel's line fits by name and size; its pid cannot be compared in here",
+        nng_v_doubt(v,
+                    "the kernel's line fits by name and size; its pid cannot be compared in here",
                     "内核日志中的名称和大小相符;但在这里无法核对 pid");
         return NNG_LIKELY;
     }
@@ -67,32 +68,34 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
     return NNG_LIKELY;
 }
 
+/* Numbers from outside, so that sums of a few of them cannot overflow. */
+static int64_t sane(int64_t n)
+{
+    return n < 0 ? 0 : n > INT64_C(1) << 50 ? INT64_C(1) << 50 : n;
+}
+
 /* Room for the run as it was, and another of the victim, a quarter on top; more than the limit. */
 static int64_t need(const struct nng_evidence *ev, int64_t limit)
 {
-    int64_t n = ev->mem.peak > ev->run_rss ? ev->mem.peak : ev->run_rss;
+    int64_t n = sane(ev->mem.peak > ev->run_rss ? ev->mem.peak : ev->run_rss);
 
-    if (limit > 0 && n < limit)
-        n = limit;
-    if (ev->victim_rss > 0)
-        n += ev->victim_rss;
-    n += n / 4;
-    return n;
+    if (n < sane(limit))
+        n = sane(limit);
+    n += sane(ev->victim_rss);
+    return n + n / 4;
 }
 
-/* How many workers of the victim's size fit; -1 unknown. */
+/* How many workers of the victim's size fit; where the victim was no worker, half of them. */
 static int fitting(const struct nng_evidence *ev, int64_t limit)
 {
-    int workers = nng_ev_workers(ev);
-    int64_t rest;
+    int64_t each = sane(ev->victim_rss), room = sane(limit) - sane(limit) / 8;
+    int workers = nng_ev_workers(ev) < 4096 ? nng_ev_workers(ev) : 4096;
+    int64_t rest = sane(ev->run_rss) - each * workers;
 
-    if (ev->who.role != NNG_ROLE_WORKER || limit <= 0 || ev->victim_rss <= 0)
+    if (ev->who.role != NNG_ROLE_WORKER || room <= 0 || each <= 0)
         return workers / 2;
-    rest = ev->run_rss > 0 ? ev->run_rss - ev->victim_rss * workers : 0;
-    if (rest < 0)
-        rest = 0;
     for (int w = workers - 1; w > 0; w--)
-        if (rest + ev->victim_rss * w <= limit - limit / 8)
+        if ((rest > 0 ? rest : 0) + each * w <= room)
             return w;
     return 0;
 }
@@ -115,19 +118,23 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_short(v, "the memory limit was reached", "内存达到上限");
     }
     if (ev->victim_rss > 0 && ev->run_rss > 0)
-        nng_v_proof(v, "it used %s, this run %s in all; limit %s", "它占用 %s,本次训练共占用 %s;上限 %s",
-                    nng_bytes(ev->victim_rss), nng_bytes(ev->run_rss), nng_bytes(limit));
+        nng_v_proof(v, "it used %s, this run %s in all; limit %s",
+                    "它占用 %s,本次训练共占用 %s;上限 %s", nng_bytes(ev->victim_rss),
+                    nng_bytes(ev->run_rss), nng_bytes(limit));
     else if (m->present && m->peak > 0 && limit > 0)
         nng_v_proof(v, "peak memory was %s of %s", "内存峰值 %s,上限 %s", nng_bytes(m->peak),
                     nng_bytes(limit));
     if (ev->kmsg.found)
-        nng_v_proof(v, "the kernel's log names it: %s", "内核日志记录了它:%s", ev->kmsg.line);
+        nng_v_proof(v, "the kernel's log names it: %s", "内核日志记录了它:%s",
+                    nng_text_short(ev->kmsg.line, 110));
     if (m->present && m->kills >= 1)
-        nng_v_proof(v, "the kernel's out-of-memory killer counted %lld in its own cgroup, %d died there",
-                    "内核的内存不足杀手在其所在 cgroup 中计了 %lld 次,其中死亡 %d 个",
-                    (long long)m->kills, m->sigkills);
+        nng_v_proof(
+            v, "the kernel's out-of-memory killer counted %lld in its own cgroup, %d died there",
+            "内核的内存不足杀手在其所在 cgroup 中计了 %lld 次,其中死亡 %d 个", (long long)m->kills,
+            m->sigkills);
     if (m->limit_path[0] && strcmp(m->limit_path, m->path) != 0)
-        nng_v_proof(v, "the limit is that of %s", "该上限属于 %s", nng_path_short(m->limit_path, 60));
+        nng_v_proof(v, "the limit is that of %s", "该上限属于 %s",
+                    nng_path_short(m->limit_path, 60));
     nng_v_signal_facts(v, ev);
     nng_v_memory_facts(v, ev);
     nng_v_fact_int(v, "cgroup.limit_hit_bytes", m->limit_hit > 0 ? m->limit_hit : -1, "cgroup");

@@ -14,8 +14,8 @@
 
 static bool synchronous(int s)
 {
-    return s == SIGBUS || s == SIGSEGV || s == SIGABRT || s == SIGFPE || s == SIGILL || s == SIGSYS ||
-           s == SIGTRAP || s == SIGXCPU || s == SIGXFSZ;
+    return s == SIGBUS || s == SIGSEGV || s == SIGABRT || s == SIGFPE || s == SIGILL ||
+           s == SIGSYS || s == SIGTRAP || s == SIGXCPU || s == SIGXFSZ;
 }
 
 static uint32_t fault_state(const struct nng_evidence *ev)
@@ -103,18 +103,24 @@ int nng_ev_workers(const struct nng_evidence *ev)
 const char *nng_role_name(enum nng_role role, bool zh)
 {
     switch (role) {
-    case NNG_ROLE_TRAINER: return zh ? "训练主进程" : "the trainer";
-    case NNG_ROLE_WORKER: return zh ? "工作进程" : "a worker";
-    default: return zh ? "辅助进程" : "a helper";
+    case NNG_ROLE_TRAINER:
+        return zh ? "训练主进程" : "the trainer";
+    case NNG_ROLE_WORKER:
+        return zh ? "工作进程" : "a worker";
+    default:
+        return zh ? "辅助进程" : "a helper";
     }
 }
 
 const char *nng_ev_victim(const struct nng_evidence *ev, bool zh)
 {
     switch (ev->who.role) {
-    case NNG_ROLE_TRAINER: return zh ? "训练主进程" : "the trainer";
-    case NNG_ROLE_WORKER: return zh ? "这个工作进程" : "the worker";
-    default: return zh ? "这个辅助进程" : "the helper";
+    case NNG_ROLE_TRAINER:
+        return zh ? "训练主进程" : "the trainer";
+    case NNG_ROLE_WORKER:
+        return zh ? "这个工作进程" : "the worker";
+    default:
+        return zh ? "这个辅助进程" : "the helper";
     }
 }
 
@@ -201,10 +207,22 @@ bool nng_ev_errno_in_words(const struct nng_evidence *ev, int err, const char *t
     snprintf(a, sizeof a, "[Errno %d]", err);
     snprintf(b, sizeof b, "(%d)", err);
     return strstr(ev->tb.message, a) ||
-           (strstr(ev->tb.message, text) && (strstr(ev->tb.message, b) || !strchr(ev->tb.message, '(')));
+           (strstr(ev->tb.message, text) &&
+            (strstr(ev->tb.message, b) || !strchr(ev->tb.message, '(')));
 }
 
-const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err, int devshm, bool *sure)
+bool nng_ev_shm_name(const char *name)
+{
+    static const char *const kinds[] = {"torch_", "psm_", "wnsm_", "pym-", "sem.", "mp-"};
+
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (strncmp(name, kinds[i], strlen(kinds[i])) == 0)
+            return true;
+    return false;
+}
+
+const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err, int devshm,
+                                         bool *sure)
 {
     const struct nng_failcall *newest = NULL;
     const char *named = base_name(nng_ev_path_in_words(ev));
@@ -230,8 +248,13 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
     }
     if (!newest || (devshm >= 0 && devshm != !!(newest->flags & NNG_RF_DEVSHM)))
         return NULL;
-    /* Its message names another file: this failure was handled by the program. */
-    *sure = !both && (!named[0] || !newest->path[0]);
+    *sure = !both;
+    if (named[0] && newest->path[0]) {
+        /* Its message names another file, so the program handled this failure; only names in /dev/shm
+         * are as good as one another, because all lie in the same place. */
+        if (!(newest->flags & NNG_RF_DEVSHM) || !nng_ev_shm_name(named))
+            return NULL;
+    }
     /* ... and long before the end it is a memory, not a cause */
     if (ev->time_ns > newest->time_ns && ev->time_ns - newest->time_ns > 30 * NNG_SEC)
         *sure = false;
@@ -240,15 +263,23 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
 
 bool nng_ev_consequence(const struct nng_evidence *ev)
 {
-    static const char *const generic[] = {
-        "background workers are no longer alive", "background worker is 6 feet under",
-        "abort_event was set", "Abort event was set", "Background workers died", "exited unexpectedly",
-        "Pin memory thread exited", "has no attribute 'is_alive'", "export worker died",
-        "terminated abruptly", "executor was unexpectedly terminated", "is killed by signal",
-        "Connection reset by peer", "Connection closed by peer"};
-    static const char *const types[] = {"BrokenPipeError", "ConnectionResetError",
+    static const char *const generic[] = {"background workers are no longer alive",
+                                          "background worker is 6 feet under",
+                                          "abort_event was set",
+                                          "Abort event was set",
+                                          "Background workers died",
+                                          "exited unexpectedly",
+                                          "Pin memory thread exited",
+                                          "has no attribute 'is_alive'",
+                                          "export worker died",
+                                          "terminated abruptly",
+                                          "executor was unexpectedly terminated",
+                                          "is killed by signal",
+                                          "Connection reset by peer",
+                                          "Connection closed by peer"};
+    static const char *const types[] = {"BrokenPipeError",        "ConnectionResetError",
                                         "ConnectionRefusedError", "ConnectionAbortedError",
-                                        "BrokenProcessPool", "TerminatedWorkerError"};
+                                        "BrokenProcessPool",      "TerminatedWorkerError"};
 
     if (!ev->tb.present)
         return false;
@@ -369,9 +400,8 @@ static void room(struct nng_bus *b)
     b->total = blocks(f->fs_blocks, f->fs_bsize);
     /* ext4 keeps up to 2 % (at most 4096 clusters) for its own metadata, from root as well. */
     b->full_for_all = b->free < b->page &&
-                      (b->bfree < b->page ||
-                       (f->fs_type == 0xef53 && b->bfree <= b->total / 50 &&
-                        b->bfree <= 4096 * (int64_t)b->page));
+                      (b->bfree < b->page || (f->fs_type == 0xef53 && b->bfree <= b->total / 50 &&
+                                              b->bfree <= 4096 * (int64_t)b->page));
     left = f->map_end > f->addr ? (int64_t)(f->map_end - f->addr) : 0;
     if (b->free < b->page)
         b->room = NNG_ROOM_NONE;
@@ -390,15 +420,17 @@ bool nng_ev_bus(const struct nng_evidence *ev, struct nng_bus *b)
     if (!f || f->code != 2 /* BUS_ADRERR */)
         return false;
     b->f = f;
-    b->page = f->fs_bsize > NNG_PAGE_MIN && f->fs_bsize <= 65536 ? (int64_t)f->fs_bsize : NNG_PAGE_MIN;
+    b->page =
+        f->fs_bsize > NNG_PAGE_MIN && f->fs_bsize <= 65536 ? (int64_t)f->fs_bsize : NNG_PAGE_MIN;
     b->path = NNG_FIELD(f->map_path);
     b->name = nng_path_short(b->path, 60);
     b->size = b->offset = -1;
     b->devshm = f->has_map && f->map_devshm;
     b->huge = (f->statfs_ok && f->fs_type == 0x958458f6) || strstr(b->path, "anon_hugepage") ||
               strstr(b->path, "/hugepages");
-    b->device = !b->devshm && (strncmp(b->path, "/dev/", 5) == 0 || strncmp(b->path, "/SYSV", 5) == 0 ||
-                               strncmp(b->path, "anon_inode", 10) == 0);
+    b->device =
+        !b->devshm && (strncmp(b->path, "/dev/", 5) == 0 || strncmp(b->path, "/SYSV", 5) == 0 ||
+                       strncmp(b->path, "anon_inode", 10) == 0);
     b->file = f->has_map && f->map_ino != 0 && !b->huge && !b->device;
     b->devshm = b->devshm && b->file;
     b->tmpfs = f->statfs_ok && f->fs_type == 0x01021994;
@@ -425,11 +457,11 @@ bool nng_ev_bus(const struct nng_evidence *ev, struct nng_bus *b)
 
 void nng_v_bus_facts(struct nng_verdict *v, const struct nng_bus *b)
 {
-    static const char *const source[] = {"", "fstat in the faulting process",
+    static const char *const source[] = {"could not be read", "fstat in the faulting process",
                                          "stat of the mapped path", "stat of map_files",
                                          "last ftruncate or fallocate of this run"};
     const struct nng_fault *f = b->f;
-    const char *size = f->size_source < 5 ? source[f->size_source] : "";
+    const char *size = f->size_source < 5 ? source[f->size_source] : source[0];
     const char *fs = b->devshm ? "devshm" : "fs";
     char name[48];
 

@@ -34,6 +34,8 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
                                          bool *sure);
 /* The traceback speaks of errno err ("[Errno 28]", "(28)", its text). */
 bool nng_ev_errno_in_words(const struct nng_evidence *ev, int err, const char *text);
+/* The last part of a path looks like what torch and multiprocessing put into /dev/shm. */
+bool nng_ev_shm_name(const char *name);
 /* A path in quotes or <> in the exception's message; "" none. */
 const char *nng_ev_path_in_words(const struct nng_evidence *ev);
 bool nng_ev_type_is(const struct nng_evidence *ev, const char *type);
@@ -54,13 +56,13 @@ enum nng_end { NNG_END_UNKNOWN, NNG_END_INSIDE, NNG_END_PAST };
 enum nng_room { NNG_ROOM_UNKNOWN, NNG_ROOM_NONE, NNG_ROOM_LITTLE, NNG_ROOM_ENOUGH };
 struct nng_bus {
     const struct nng_fault *f;
-    bool file; /* the address lies in a file's mapping */
+    bool file;         /* the address lies in a file's mapping */
     bool device, huge; /* it does not: a device's memory, huge pages. Their sizes mean nothing */
     bool devshm;
     bool tmpfs, exact_fs; /* exact_fs: its statfs tells the truth about room (ext, xfs, tmpfs) */
     bool writable_shared;
     bool full_for_all; /* NONE, and not only because of blocks that are kept for root */
-    bool recorded; /* the size is only the last one that this run set */
+    bool recorded;     /* the size is only the last one that this run set */
     enum nng_end end;
     enum nng_room room;
     int64_t free, bfree, total, size, offset, page;

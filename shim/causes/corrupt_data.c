@@ -68,14 +68,16 @@ static const char *sign_of(const struct nng_evidence *ev)
 static bool from_reader(const struct nng_evidence *ev)
 {
     return strstr(ev->tb.origin, "numpy/lib/") || strstr(ev->tb.origin, "npyio") ||
-           strstr(ev->tb.origin, "numpy/core/memmap") || strstr(ev->tb.origin, "numpy/_core/memmap");
+           strstr(ev->tb.origin, "numpy/core/memmap") ||
+           strstr(ev->tb.origin, "numpy/_core/memmap");
 }
 
 static bool data_file(const char *path)
 {
-    static const char *const ends[] = {".npz", ".npy", ".b2nd", ".nii.gz", ".nii", ".pkl", ".h5",
-                                       ".hdf5", ".mha", ".nrrd", ".zarr", ".lmdb", ".mdb", ".gz",
-                                       ".zip", ".json", ".dcm", ".png", ".tif", ".tiff", ".pt", ".pth"};
+    static const char *const ends[] = {".npz", ".npy",  ".b2nd", ".nii.gz", ".nii",  ".pkl",
+                                       ".h5",  ".hdf5", ".mha",  ".nrrd",   ".zarr", ".lmdb",
+                                       ".mdb", ".gz",   ".zip",  ".json",   ".dcm",  ".png",
+                                       ".tif", ".tiff", ".pt",   ".pth"};
     size_t n = strlen(path);
 
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
@@ -119,7 +121,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_short(v, "a data file is damaged or incomplete%s%s", "数据文件损坏或不完整%s%s",
                 file[0] ? ": " : "", nng_path_short(file, 70));
     nng_v_proof(v, "reading it failed: %s%s%s", "读取失败:%s%s%s", ev->tb.type,
-                ev->tb.message[0] ? ": " : "", ev->tb.message);
+                ev->tb.message[0] ? ": " : "", nng_text_short(ev->tb.message, 90));
     if (file[0] && !named)
         nng_v_proof(v, "that file is the one it opened last; the message names none",
                     "该文件是它最后打开的;错误信息没有指明文件");

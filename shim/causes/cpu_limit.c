@@ -26,8 +26,10 @@ static enum nng_confidence judge(const struct nng_evidence *ev, int signo, int64
     if (used >= hard)
         return NNG_CERTAIN;
     /* The last sample may be a second old, on every core. */
-    if (used >= hard - 1 - (ev->machine.cpus > 0 ? ev->machine.cpus : 1) && used >= hard - hard / 4) {
-        nng_v_doubt(v, "its processor time was last read shortly before", "其处理器时间是在稍早时读取的");
+    if (used >= hard - 1 - (ev->machine.cpus > 0 ? ev->machine.cpus : 1) &&
+        used >= hard - hard / 4) {
+        nng_v_doubt(v, "its processor time was last read shortly before",
+                    "其处理器时间是在稍早时读取的");
         return NNG_LIKELY;
     }
     return NNG_NO;

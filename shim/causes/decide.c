@@ -163,7 +163,8 @@ void nng_v_fact_str(struct nng_verdict *v, const char *name, const char *value, 
     }
 }
 
-struct nng_fix *nng_v_fix(struct nng_verdict *v, bool workaround, const char *en, const char *zh, ...)
+struct nng_fix *nng_v_fix(struct nng_verdict *v, bool workaround, const char *en, const char *zh,
+                          ...)
 {
     static _Thread_local struct nng_fix scratch;
     struct nng_fix *f = v->n_fix < NNG_FIXES ? &v->fix[v->n_fix++] : &scratch;

@@ -53,8 +53,8 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
     }
     nng_v_why(v, "the disk is full (%s)", "磁盘已满(%s)", b->name);
     nng_v_short(v, "the disk was full (%s)", "磁盘已满(%s)", b->name);
-    nng_v_proof(v, "its file system has %s, %s are free; not /dev/shm", "所在文件系统共 %s,剩余 %s;不是 /dev/shm",
-                nng_bytes(b->total), nng_bytes(b->free));
+    nng_v_proof(v, "its file system has %s, %s are free; not /dev/shm",
+                "所在文件系统共 %s,剩余 %s;不是 /dev/shm", nng_bytes(b->total), nng_bytes(b->free));
     if (b->end == NNG_END_INSIDE)
         nng_v_proof(v, "the page lies inside the file (%s), so the file was not cut short",
                     "该页位于文件范围之内(%s),因此并非文件被截短", nng_bytes(b->size));
@@ -98,7 +98,8 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     quota = f->err == EDQUOT;
     inodes = (f->flags & NNG_RF_INODES) != 0;
     if (quota)
-        nng_v_why(v, "your disk quota is used up (%s)", "磁盘配额已用尽(%s)", nng_path_short(path, 60));
+        nng_v_why(v, "your disk quota is used up (%s)", "磁盘配额已用尽(%s)",
+                  nng_path_short(path, 60));
     else
         nng_v_why(v, "the disk is full (%s)", "磁盘已满(%s)",
                   path[0] ? nng_path_short(path, 60) : nng_ev_call_name(f->call));
@@ -134,7 +135,7 @@ static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_ve
         return NNG_NO;
     nng_v_why(v, "the disk is full%s%s%s", "磁盘已满%s%s%s", path[0] ? " (" : "",
               path[0] ? nng_path_short(path, 60) : "", path[0] ? ")" : "");
-    nng_v_proof(v, "it says: %s", "它自己的输出:%s", ev->tb.message);
+    nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     advise(v, ev, path);
@@ -142,9 +143,10 @@ static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_ve
         nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
         return NNG_LIKELY;
     }
-    nng_v_doubt(v, "its words do not say which: a disk or /dev/shm", "它没有说明是磁盘还是 /dev/shm");
+    nng_v_doubt(v, "its words do not say which: a disk or /dev/shm",
+                "它没有说明是磁盘还是 /dev/shm");
     return ev->shm.present && ev->shm.total > 0 && ev->shm.free > ev->shm.total / 10 ? NNG_LIKELY
-                                                                                   : NNG_POSSIBLE;
+                                                                                     : NNG_POSSIBLE;
 }
 
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)

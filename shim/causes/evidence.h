@@ -25,18 +25,18 @@ struct nng_who {
     int ordinal, of; /* worker 3 of 6; 0: does not apply */
     int rank;        /* -1 none */
     bool python;
-    char name[64];   /* comm or what the command line says; cleaned */
+    char name[64]; /* comm or what the command line says; cleaned */
     char cmdline[512];
     uint64_t birth_ns, death_ns; /* BOOTTIME; death 0: alive */
 };
 
 struct nng_status {
     bool known;
-    bool inferred;     /* from a record of the process itself, not from the kernel */
-    int signal;        /* 0: none */
-    int code;          /* valid where signal == 0 */
+    bool inferred; /* from a record of the process itself, not from the kernel */
+    int signal;    /* 0: none */
+    int code;      /* valid where signal == 0 */
     bool core;
-    char source[48];   /* "waitpid in pid 12", "/proc/12/stat", "PIDFD_GET_INFO", "its own record" */
+    char source[48]; /* "waitpid in pid 12", "/proc/12/stat", "PIDFD_GET_INFO", "its own record" */
 };
 
 struct nng_failcall { /* a failed call, from a FAIL record */
@@ -62,20 +62,22 @@ struct nng_killrec { /* somebody of this run sent a signal to the victim (or its
 
 struct nng_memscope { /* memory cgroup of the victim and the ancestor whose limit was hit */
     bool present;
-    int version;            /* 1 or 2 */
-    char path[256];         /* of the victim's own cgroup */
+    int version;                /* 1 or 2 */
+    char path[256];             /* of the victim's own cgroup */
     int64_t limit, usage, peak; /* limit -1: none */
     int64_t swap_limit;
-    int64_t kills;      /* own oom_kill counter: rise since the last sample before the death; -1 unknown */
-    int64_t kills_total;/* its rise since the run's start */
-    int64_t fails;      /* rise of failcnt / memory.events max since that sample; -1 */
-    int sigkills;       /* SIGKILL deaths in this run, in that cgroup, in the same window, without sender */
-    int foreign;        /* processes in that cgroup (seen in the window) that are not this run's; -1 unknown */
-    int foreign_gone;   /* ... of these, how many are gone now */
-    bool group;         /* memory.oom.group is set */
-    int64_t limit_hit;  /* limit of the nearest ancestor (or own) whose limit was reached; -1 unknown */
+    int64_t
+        kills; /* own oom_kill counter: rise since the last sample before the death; -1 unknown */
+    int64_t kills_total; /* its rise since the run's start */
+    int64_t fails;       /* rise of failcnt / memory.events max since that sample; -1 */
+    int sigkills; /* SIGKILL deaths in this run, in that cgroup, in the same window, without sender */
+    int foreign; /* processes in that cgroup (seen in the window) that are not this run's; -1 unknown */
+    int foreign_gone; /* ... of these, how many are gone now */
+    bool group;       /* memory.oom.group is set */
+    int64_t
+        limit_hit; /* limit of the nearest ancestor (or own) whose limit was reached; -1 unknown */
     char limit_path[256];
-    bool oomd;          /* user.oomd_kill xattr rose */
+    bool oomd; /* user.oomd_kill xattr rose */
 };
 
 struct nng_kmsg { /* the kernel's own record of an OOM kill */
@@ -91,46 +93,46 @@ struct nng_kmsg { /* the kernel's own record of an OOM kill */
 struct nng_hostmem {
     int64_t total, available, swap_total, swap_free;
     int64_t commit_limit, committed;
-    int overcommit;        /* vm.overcommit_memory, -1 */
-    int64_t vmstat_kills;  /* rise of /proc/vmstat oom_kill over the window; -1 unknown */
+    int overcommit;       /* vm.overcommit_memory, -1 */
+    int64_t vmstat_kills; /* rise of /proc/vmstat oom_kill over the window; -1 unknown */
 };
 
 struct nng_shm {
     bool present;
     int64_t total, free, inodes_free;
-    int64_t held_by_run;   /* by processes of this run, each file counted once */
-    int holders;           /* how many processes hold it */
-    int64_t named;         /* files with a name in /dev/shm: bytes ... */
+    int64_t held_by_run; /* by processes of this run, each file counted once */
+    int holders;         /* how many processes hold it */
+    int64_t named;       /* files with a name in /dev/shm: bytes ... */
     int named_count;
-    int64_t leaked;        /* ... of which left by processes that are gone (pid in the name) */
+    int64_t leaked; /* ... of which left by processes that are gone (pid in the name) */
     int leaked_count;
-    int64_t biggest_ask;   /* largest single request seen in this run; -1 */
+    int64_t biggest_ask; /* largest single request seen in this run; -1 */
 };
 
-struct nng_pidscope { /* the pids cgroup and RLIMIT_NPROC at the failure */
+struct nng_pidscope {     /* the pids cgroup and RLIMIT_NPROC at the failure */
     int64_t max, current; /* -1: no limit / unknown */
     int64_t max_events;   /* rise of pids.events max in the window; -1 unknown */
     char path[256];
-    int64_t nproc_soft;   /* RLIMIT_NPROC of the failing process; -1 infinity, -2 unknown */
-    int64_t user_tasks;   /* tasks of that uid now; -1 */
-    bool privileged;      /* root or CAP_SYS_RESOURCE: RLIMIT_NPROC does not apply */
-    int64_t threads_max;  /* kernel.threads-max */
+    int64_t nproc_soft;  /* RLIMIT_NPROC of the failing process; -1 infinity, -2 unknown */
+    int64_t user_tasks;  /* tasks of that uid now; -1 */
+    bool privileged;     /* root or CAP_SYS_RESOURCE: RLIMIT_NPROC does not apply */
+    int64_t threads_max; /* kernel.threads-max */
 };
 
 struct nng_traceback { /* the last Python traceback in the victim's tail */
     bool present;
-    bool complete;         /* ended with an exception line */
-    char type[64];         /* "RuntimeError" */
+    bool complete; /* ended with an exception line */
+    char type[64]; /* "RuntimeError" */
     char message[384];
-    char file[256];        /* innermost frame outside the standard library and site-packages if any, */
-    int line;              /* else the innermost */
+    char file[256]; /* innermost frame outside the standard library and site-packages if any, */
+    int line;       /* else the innermost */
     char func[64];
-    char origin[256];      /* innermost frame: "file:line func" */
-    bool background_worker;/* introduced by batchgenerators' "Exception in background worker" */
-    bool keyboard;         /* KeyboardInterrupt */
-    char root_type[64];    /* first exception of its chain, where there is one; "" none */
+    char origin[256];       /* innermost frame: "file:line func" */
+    bool background_worker; /* introduced by batchgenerators' "Exception in background worker" */
+    bool keyboard;          /* KeyboardInterrupt */
+    char root_type[64];     /* first exception of its chain, where there is one; "" none */
     char root_message[192];
-    bool last;             /* nothing but a few lines follows it in the text */
+    bool last; /* nothing but a few lines follows it in the text */
 };
 
 enum nng_place { NNG_PL_HOST, NNG_PL_DOCKER, NNG_PL_KUBERNETES, NNG_PL_SLURM, NNG_PL_APPTAINER };
@@ -141,11 +143,11 @@ struct nng_machine {
     int cpus;              /* usable by this process */
     int64_t shm_total;     /* at start */
     char kernel[64], libc[32];
-    char trainer[160];     /* what the user typed, shortened, ready to be put after a fix:
+    char trainer[160]; /* what the user typed, shortened, ready to be put after a fix:
                               "nnUNetv2_train 1 2d 0" */
-    char env[1024];        /* allow-listed NAME=VALUE, NUL separated, double NUL ends */
-    bool nnunet;           /* the command or a file of the run shows nnU-Net */
-    int n_proc_da;         /* nnUNet_n_proc_DA as set, -1 */
+    char env[1024];    /* allow-listed NAME=VALUE, NUL separated, double NUL ends */
+    bool nnunet;       /* the command or a file of the run shows nnU-Net */
+    int n_proc_da;     /* nnUNet_n_proc_DA as set, -1 */
 };
 
 /* A frame resolved by the stack probe; names only where they are true. */
@@ -167,10 +169,10 @@ struct nng_stack {
 
 struct nng_evidence {
     enum nng_kind kind;
-    uint64_t time_ns;       /* of the incident itself */
+    uint64_t time_ns; /* of the incident itself */
     struct nng_who who;
     struct nng_status status;
-    bool alive;             /* stall: the process lives on */
+    bool alive; /* stall: the process lives on */
     bool has_fault;
     struct nng_fault fault;
     bool has_usage;
@@ -196,8 +198,8 @@ struct nng_evidence {
     char files[NNG_FILES_N][NNG_PATH];
     struct nng_stack stack;
     int workers_alive, workers_seen;
-    int workers_at_once;     /* most that lived at the same time so far */
-    int same_before;         /* incidents of the same cause already in this run */
+    int workers_at_once; /* most that lived at the same time so far */
+    int same_before;     /* incidents of the same cause already in this run */
     struct nng_machine machine;
 };
 

@@ -20,12 +20,14 @@ static bool speaks_of_it(const struct nng_evidence *ev)
 
 static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool system)
 {
-    int64_t soft = nng_ev_rlim(ev, RLIMIT_NOFILE, false), hard = nng_ev_rlim(ev, RLIMIT_NOFILE, true);
+    int64_t soft = nng_ev_rlim(ev, RLIMIT_NOFILE, false),
+            hard = nng_ev_rlim(ev, RLIMIT_NOFILE, true);
     int64_t want = 65536;
     struct nng_fix *f;
 
     if (system) {
-        f = nng_v_fix(v, false, "the machine's own limit (needs root)", "整机的上限(需要 root 权限)");
+        f = nng_v_fix(v, false, "the machine's own limit (needs root)",
+                      "整机的上限(需要 root 权限)");
         nng_fix_command(f, "sudo sysctl fs.file-max=9223372036854775807");
         return;
     }
@@ -46,12 +48,14 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool sy
     f = nng_v_fix(v, true, "let torch share by file names instead of descriptors",
                   "让 torch 通过文件名而不是描述符共享");
     nng_fix_command(f, "torch.multiprocessing.set_sharing_strategy('file_system')");
-    nng_fix_cost(f, "a killed run then leaves files in /dev/shm", "训练被杀时会在 /dev/shm 留下文件");
+    nng_fix_cost(f, "a killed run then leaves files in /dev/shm",
+                 "训练被杀时会在 /dev/shm 留下文件");
 }
 
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
-    bool sure = false, abort = nng_ev_signal(ev) == SIGABRT && strstr(ev->tail, "Too many open files");
+    bool sure = false,
+         abort = nng_ev_signal(ev) == SIGABRT && strstr(ev->tail, "Too many open files");
     const struct nng_failcall *f;
     int64_t soft = nng_ev_rlim(ev, RLIMIT_NOFILE, false);
     enum nng_confidence conf = NNG_LIKELY;
@@ -70,19 +74,19 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (system)
         nng_v_why(v, "too many files are open on this machine", "本机打开的文件过多");
     else if (soft > 0)
-        nng_v_why(v, "it has too many open files (the limit is %lld)", "打开的文件过多(上限为 %lld)",
-                  (long long)soft);
+        nng_v_why(v, "it has too many open files (the limit is %lld)",
+                  "打开的文件过多(上限为 %lld)", (long long)soft);
     else
         nng_v_why(v, "it has too many open files", "打开的文件过多");
     nng_v_short(v, "too many files were open", "打开的文件过多");
     if (ev->has_usage && soft > 0 && ev->usage.fds > 0)
-        nng_v_proof(v, "%u of %lld descriptors were in use", "已用描述符 %u 个,上限 %lld", ev->usage.fds,
-                    (long long)soft);
+        nng_v_proof(v, "%u of %lld descriptors were in use", "已用描述符 %u 个,上限 %lld",
+                    ev->usage.fds, (long long)soft);
     if (f)
-        nng_v_proof(v, "%s failed with %s in pid %d", "%s 失败:%s(pid %d)", nng_ev_call_name(f->call),
-                    nng_errno_name(f->err), f->pid);
+        nng_v_proof(v, "%s failed with %s in pid %d", "%s 失败:%s(pid %d)",
+                    nng_ev_call_name(f->call), nng_errno_name(f->err), f->pid);
     else
-        nng_v_proof(v, "it says: %s", "它自己的输出:%s", ev->tb.message);
+        nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     nng_v_fact_int(v, "rlimit.nofile_soft", soft, "getrlimit");

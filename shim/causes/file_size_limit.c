@@ -38,8 +38,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     }
     if (limit >= 0)
-        nng_v_why(v, "files may not be larger than %s here (ulimit -f)", "此处文件不得大于 %s(ulimit -f)",
-                  nng_bytes(limit));
+        nng_v_why(v, "files may not be larger than %s here (ulimit -f)",
+                  "此处文件不得大于 %s(ulimit -f)", nng_bytes(limit));
     else
         nng_v_why(v, "a file became larger than is allowed here", "文件超过了此处允许的大小");
     nng_v_short(v, "the limit on the size of files was reached", "达到文件大小上限");
@@ -52,7 +52,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (f)
         nng_v_fail_facts(v, f);
     if (limit == -1) {
-        nng_v_fix(v, false, "write to a file system that takes such files", "写到支持这种大文件的文件系统");
+        nng_v_fix(v, false, "write to a file system that takes such files",
+                  "写到支持这种大文件的文件系统");
     } else {
         fix = nng_v_fix(v, false, "lift the limit", "解除上限");
         nng_fix_command(fix, "ulimit -f unlimited; %s", nng_fix_trainer(ev));

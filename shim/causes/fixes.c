@@ -82,8 +82,7 @@ void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_
 
     switch (ev->machine.place) {
     case NNG_PL_DOCKER:
-        f = nng_v_fix(v, false, "a higher memory limit for the container",
-                      "提高容器的内存上限");
+        f = nng_v_fix(v, false, "a higher memory limit for the container", "提高容器的内存上限");
         nng_fix_command(f, "%s run --memory=%s …", engine(ev), size);
         break;
     case NNG_PL_KUBERNETES:
@@ -105,9 +104,9 @@ void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_
                       "提高所在内存 cgroup 的上限(需要 root 权限)");
         /* The folder as seen from here; a path inside the hierarchy only has its mount point added. */
         nng_fix_command(f, "echo %s | sudo tee %s%s/%s", slurm(size),
-                        strncmp(path, "/sys/", 5) == 0 ? "" : ev->mem.version == 1
-                            ? "/sys/fs/cgroup/memory"
-                            : "/sys/fs/cgroup",
+                        strncmp(path, "/sys/", 5) == 0 ? ""
+                        : ev->mem.version == 1         ? "/sys/fs/cgroup/memory"
+                                                       : "/sys/fs/cgroup",
                         path, ev->mem.version == 1 ? "memory.limit_in_bytes" : "memory.max");
         break;
     }

@@ -10,10 +10,10 @@
 
 static int64_t need(const struct nng_evidence *ev)
 {
-    int64_t n = ev->run_rss > 0 ? ev->run_rss : 0;
+    const int64_t most = INT64_C(1) << 50; /* so that sums cannot overflow */
+    int64_t n = ev->run_rss < 0 ? 0 : ev->run_rss > most ? most : ev->run_rss;
 
-    if (ev->victim_rss > 0)
-        n += ev->victim_rss;
+    n += ev->victim_rss < 0 ? 0 : ev->victim_rss > most ? most : ev->victim_rss;
     return n + n / 4;
 }
 
@@ -51,6 +51,7 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
 {
     const struct nng_kmsg *k = &ev->kmsg;
     const struct nng_hostmem *h = &ev->host;
+    /* What its death gave back. */
     int64_t freed = ev->victim_rss > 0 ? ev->victim_rss : 0;
     bool sent = nng_ev_killer(ev, SIGKILL) != NULL;
     bool short_of = h->total > 0 && h->available >= 0 && h->available - freed < h->total / 7;
@@ -68,23 +69,29 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
             nng_v_doubt(v, "this run also sent it a SIGKILL at that time",
                         "当时本次训练自己也向它发送了 SIGKILL");
         else
-            nng_v_doubt(v, "the kernel's line fits by name and size; its pid cannot be compared in here",
-                        "内核日志中的名称和大小相符;但在这里无法核对 pid");
+            nng_v_doubt(
+                v, "the kernel's line fits by name and size; its pid cannot be compared in here",
+                "内核日志中的名称和大小相符;但在这里无法核对 pid");
     } else if (k->readable || h->vmstat_kills < 1 || (ev->mem.present && ev->mem.kills > 0)) {
         return NNG_NO;
     } else {
         conf = short_of && ev->mem.present && ev->mem.kills == 0 ? NNG_LIKELY : NNG_POSSIBLE;
-        nng_v_doubt(v, "the count is that of the whole machine; its kernel log would name the victim",
+        nng_v_doubt(v,
+                    "the count is that of the whole machine; its kernel log would name the victim",
                     "该计数属于整台机器;其内核日志会写明被杀的进程");
     }
-    nng_v_why(v, "the machine ran out of memory and the kernel killed it", "整机内存耗尽,被内核杀死");
+    nng_v_why(v, "the machine ran out of memory and the kernel killed it",
+              "整机内存耗尽,被内核杀死");
     nng_v_short(v, "the machine ran out of memory", "整机内存耗尽");
     if (k->found)
-        nng_v_proof(v, "the kernel's log names it: %s", "内核日志记录了它:%s", k->line);
+        nng_v_proof(v, "the kernel's log names it: %s", "内核日志记录了它:%s",
+                    nng_text_short(k->line, 110));
     else
-        nng_v_proof(v, "the machine's count of out-of-memory kills rose by %lld, that of our cgroup did not",
-                    "整机的内存不足杀死计数增加了 %lld,而本 cgroup 的计数没有变化",
-                    (long long)h->vmstat_kills);
+        nng_v_proof(
+            v,
+            "the machine's count of out-of-memory kills rose by %lld, that of our cgroup did not",
+            "整机的内存不足杀死计数增加了 %lld,而本 cgroup 的计数没有变化",
+            (long long)h->vmstat_kills);
     say_memory(v, ev);
     nng_v_signal_facts(v, ev);
     nng_v_memory_facts(v, ev);
@@ -99,9 +106,9 @@ static enum nng_confidence refused(const struct nng_evidence *ev, struct nng_ver
     const struct nng_failcall *fork = nng_ev_fail(ev, ENOMEM, NNG_C_FORK, true);
     int64_t asked = nng_ev_alloc_asked(ev);
     bool commit = h->overcommit == 2 && h->commit_limit > 0 && h->committed >= 0 &&
-                  h->committed + (asked > 0 ? asked : 0) > h->commit_limit - h->commit_limit / 20;
+                  (asked > 0 ? asked : 0) > h->commit_limit - h->commit_limit / 20 - h->committed;
     bool beyond = asked > 0 && h->total > 0 && h->overcommit != 2 &&
-                  asked > h->total + (h->swap_total > 0 ? h->swap_total : 0);
+                  asked - h->total > (h->swap_total > 0 ? h->swap_total : 0);
     struct nng_fix *f;
 
     if (!nng_ev_alloc_failed(ev) || (!nng_ev_left(ev) && nng_ev_signal(ev) != SIGABRT))

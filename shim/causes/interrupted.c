@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int signo, const char *sender)
+static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int signo,
+                   const char *sender)
 {
     const char *job = strstr(ev->machine.place_detail, "job ");
     struct nng_fix *f;
@@ -27,7 +28,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int sig
         f = nng_v_fix(v, false, "was the pod evicted or deleted", "查看 pod 是否被驱逐或删除");
         nng_fix_command(f, "kubectl get events --sort-by=.lastTimestamp");
     } else if (signo == SIGTERM) {
-        nng_v_fix(v, false, "ask who or what ended it: a person, a scheduler, a container being stopped",
+        nng_v_fix(v, false,
+                  "ask who or what ended it: a person, a scheduler, a container being stopped",
                   "查明是谁结束了它:某个人、调度器,或容器被停止");
     }
 }
@@ -62,8 +64,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_why(v, "ended from outside, its terminal or ssh session was closed (SIGHUP)",
                   "从外部被结束,终端或 ssh 会话已关闭(SIGHUP)");
     else if (sender[0])
-        nng_v_why(v, "ended from outside by %s (SIGTERM, pid %d)", "从外部被 %s 结束(SIGTERM,pid %d)",
-                  sender, f->sender_pid);
+        nng_v_why(v, "ended from outside by %s (SIGTERM, pid %d)",
+                  "从外部被 %s 结束(SIGTERM,pid %d)", sender, f->sender_pid);
     else if (f && f->sender_pid == 0)
         nng_v_why(v, "ended from outside this container (SIGTERM)", "从本容器之外被结束(SIGTERM)");
     else

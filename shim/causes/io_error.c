@@ -15,8 +15,8 @@ static void advise(struct nng_verdict *v, const char *path)
 
     nng_fix_command(f, "sudo dmesg -T | grep -iE 'i/o error|nfs|ata|nvme'");
     if (path[0])
-        nng_v_fix(v, false, "copy the data to another disk, beginning with %s", "先把数据复制到另一块盘,从 %s 开始",
-                  nng_path_short(path, 60));
+        nng_v_fix(v, false, "copy the data to another disk, beginning with %s",
+                  "先把数据复制到另一块盘,从 %s 开始", nng_path_short(path, 60));
 }
 
 static enum nng_confidence hardware(const struct nng_evidence *ev, const struct nng_fault *f,
@@ -53,7 +53,8 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
     } else {
         return NNG_NO;
     }
-    nng_v_why(v, "reading or writing a mapped file failed (%s)", "读写映射的文件时出错(%s)", b->name);
+    nng_v_why(v, "reading or writing a mapped file failed (%s)", "读写映射的文件时出错(%s)",
+              b->name);
     nng_v_short(v, "reading or writing %s failed", "读写 %s 时出错", b->name);
     nng_v_proof(v, "the page lies inside the file (%s): it was not cut short",
                 "该页位于文件范围之内(%s):文件没有被截短", nng_bytes(b->size));
@@ -85,13 +86,13 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (!nng_ev_left(ev) || !words)
         return NNG_NO;
     path = f && f->path[0] ? f->path : nng_ev_path_in_words(ev);
-    nng_v_why(v, "a disk or network share failed%s%s%s", "磁盘或网络共享出错%s%s%s", path[0] ? " (" : "",
-              path[0] ? nng_path_short(path, 60) : "", path[0] ? ")" : "");
+    nng_v_why(v, "a disk or network share failed%s%s%s", "磁盘或网络共享出错%s%s%s",
+              path[0] ? " (" : "", path[0] ? nng_path_short(path, 60) : "", path[0] ? ")" : "");
     nng_v_short(v, "a disk or network share failed", "磁盘或网络共享出错");
     if (f)
         nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_ev_call_name(f->call),
                     nng_errno_name(f->err));
-    nng_v_proof(v, "it says: %s", "它自己的输出:%s", ev->tb.message);
+    nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     if (f)

@@ -49,12 +49,13 @@ static enum nng_confidence by_siginfo(const struct nng_evidence *ev, const struc
         nng_v_why(v, "%s was sent to it by pid %d%s%s%s", "%s 由 pid %d%s%s%s 发送给它", sig,
                   f->sender_pid, name[0] ? " (" : "", name, name[0] ? ")" : "");
     else if (f->sender_pid == 0)
-        nng_v_why(v, "%s was sent to it from outside this container",
-                  "%s 是从本容器之外发送给它的", sig);
+        nng_v_why(v, "%s was sent to it from outside this container", "%s 是从本容器之外发送给它的",
+                  sig);
     else
         nng_v_why(v, "%s was sent to it", "%s 是被发送给它的", sig);
     nng_v_proof(v, "sent, not a fault of its own: si_code %d, sender's user id %u",
-                "是发送的信号,不是它自身出错:si_code %d,发送者的用户 id %u", f->code, f->sender_uid);
+                "是发送的信号,不是它自身出错:si_code %d,发送者的用户 id %u", f->code,
+                f->sender_uid);
     nng_v_signal_facts(v, ev);
     if (f->sender_pid < 0) {
         nng_v_doubt(v, "the sender's pid was not seen", "没有看到发送者的 pid");

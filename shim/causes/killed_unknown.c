@@ -21,17 +21,19 @@ static void exclude(struct nng_verdict *v, const struct nng_evidence *ev)
     const struct nng_memscope *m = &ev->mem;
 
     if (m->present && m->kills == 0 && m->limit > 0 && m->peak > 0)
-        nng_v_proof(v,
-                    "not the out-of-memory killer of this container: its count stayed the same, peak "
-                    "memory was %s of %s",
-                    "不是本容器的内存不足杀手:其计数没有变化,内存峰值 %s(上限 %s)",
-                    nng_bytes(m->peak), nng_bytes(m->limit));
+        nng_v_proof(
+            v,
+            "not the out-of-memory killer of this container: its count stayed the same, peak "
+            "memory was %s of %s",
+            "不是本容器的内存不足杀手:其计数没有变化,内存峰值 %s(上限 %s)", nng_bytes(m->peak),
+            nng_bytes(m->limit));
     else if (m->present && m->kills == 0)
         nng_v_proof(v, "not the out-of-memory killer of its cgroup: its count stayed the same",
                     "不是所在 cgroup 的内存不足杀手:其计数没有变化");
     else if (m->present && m->kills > 0)
-        nng_v_proof(v, "out-of-memory kills in its cgroup meanwhile: %lld, but not shown to be this one",
-                    "其间所在 cgroup 有 %lld 次内存不足杀死,但不能证明是它", (long long)m->kills);
+        nng_v_proof(
+            v, "out-of-memory kills in its cgroup meanwhile: %lld, but not shown to be this one",
+            "其间所在 cgroup 有 %lld 次内存不足杀死,但不能证明是它", (long long)m->kills);
     if (ev->kmsg.readable && !ev->kmsg.found)
         nng_v_proof(v, "the kernel's log has no out-of-memory kill of it",
                     "内核日志中没有它因内存不足被杀的记录");
@@ -57,10 +59,11 @@ static void say_left_over(struct nng_verdict *v, const struct nng_evidence *ev, 
                     "cannot be seen from inside",
                     "可能是:某个人、调度器,或宿主机因内存不足将其杀死(在容器内看不到)");
     else
-        nng_v_doubt(v,
-                    "left over: a person, the scheduler, or an out-of-memory kill: no counter of those "
-                    "can be read here",
-                    "可能是:某个人、调度器,或因内存不足被杀:这里读不到相应的计数");
+        nng_v_doubt(
+            v,
+            "left over: a person, the scheduler, or an out-of-memory kill: no counter of those "
+            "can be read here",
+            "可能是:某个人、调度器,或因内存不足被杀:这里读不到相应的计数");
 }
 
 static void advise(struct nng_verdict *v, const struct nng_evidence *ev)
@@ -80,9 +83,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev)
         nng_fix_command(f, "kubectl describe pod %s",
                         nng_ev_env(ev, "HOSTNAME") ? nng_ev_env(ev, "HOSTNAME") : "…");
     }
-    f = ev->machine.place == NNG_PL_HOST
-            ? nng_v_fix(v, false, "the kernel's log", "查看内核日志")
-            : nng_v_fix(v, false, "on the host", "在宿主机上执行");
+    f = ev->machine.place == NNG_PL_HOST ? nng_v_fix(v, false, "the kernel's log", "查看内核日志")
+                                         : nng_v_fix(v, false, "on the host", "在宿主机上执行");
     nng_fix_command(f, "sudo dmesg -T | grep -i 'killed process'");
 }
 

@@ -16,7 +16,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (m->kills > 0) {
         conf = NNG_LIKELY;
-        nng_v_doubt(v, "the kernel's own killer was at work there too", "内核自身的杀手当时也在此动作");
+        nng_v_doubt(v, "the kernel's own killer was at work there too",
+                    "内核自身的杀手当时也在此动作");
     }
     nng_v_why(v, "systemd-oomd killed it, memory was short on this machine",
               "被 systemd-oomd 杀死,本机内存紧张");

@@ -21,43 +21,52 @@ static bool commit_bound(const struct nng_evidence *ev)
            ev->host.committed > ev->host.commit_limit - ev->host.commit_limit / 20;
 }
 
+/* Numbers from outside, so that sums of a few of them cannot overflow. */
+static int64_t sane(int64_t n)
+{
+    return n < 0 ? 0 : n > INT64_C(1) << 45 ? INT64_C(1) << 45 : n;
+}
+
+static int64_t others_hold(const struct nng_evidence *ev, int64_t used)
+{
+    int64_t ours = sane(ev->shm.held_by_run);
+
+    return ev->shm.held_by_run >= 0 && used > ours ? used - ours : 0;
+}
+
 /* How much would do: what is held now, and every worker another of the largest batches; or, for
  * nnU-Net, its queue of 6 finished batches and up to 3 a worker in the making. A quarter on top. */
 static int64_t need(const struct nng_evidence *ev, const struct numbers *n)
 {
     int64_t workers = nng_ev_workers(ev);
-    int64_t used = n->total > 0 && n->free >= 0 && n->total > n->free ? n->total - n->free : 0;
-    int64_t others = ev->shm.held_by_run >= 0 && used > ev->shm.held_by_run
-                         ? used - ev->shm.held_by_run
-                         : 0;
-    int64_t ask = n->ask > 0 ? n->ask : ev->shm.biggest_ask > 0 ? ev->shm.biggest_ask : 1 << 20;
+    int64_t total = sane(n->total), free = sane(n->free);
+    int64_t used = total > free ? total - free : 0;
+    int64_t ask = sane(n->ask > 0                ? n->ask
+                       : ev->shm.biggest_ask > 0 ? ev->shm.biggest_ask
+                                                 : 1 << 20);
     int64_t a, b, r;
 
     if (workers > 4096)
         workers = 4096;
-    if (ask > INT64_C(1) << 45)
-        ask = INT64_C(1) << 45;
     a = used + ask * workers;
-    b = others + ask * (3 * workers + (ev->machine.nnunet ? 6 : 0));
+    b = others_hold(ev, used) + ask * (3 * workers + (ev->machine.nnunet ? 6 : 0));
     r = a > b ? a : b;
     r += r / 4;
-    return n->total > 0 && r < n->total + n->total / 2 ? n->total + n->total / 2 : r;
+    return r < total + total / 2 ? total + total / 2 : r;
 }
 
 /* The largest number of workers whose batches fit into what is there; 0 none. */
 static int fitting(const struct nng_evidence *ev, const struct numbers *n)
 {
     int workers = nng_ev_workers(ev);
-    int64_t used = n->total > 0 && n->free >= 0 ? n->total - n->free : 0;
-    int64_t others = ev->shm.held_by_run >= 0 && used > ev->shm.held_by_run
-                         ? used - ev->shm.held_by_run
-                         : 0;
-    int64_t ask = n->ask > 0 ? n->ask : ev->shm.biggest_ask;
+    int64_t total = sane(n->total), free = sane(n->free);
+    int64_t others = others_hold(ev, total > free ? total - free : 0);
+    int64_t ask = sane(n->ask > 0 ? n->ask : ev->shm.biggest_ask);
 
-    if (n->total <= 0 || ask <= 0 || n->inodes)
+    if (total <= 0 || ask <= 0 || n->inodes)
         return 0;
     for (int w = workers - 1; w > 0; w--)
-        if ((n->total - others) / ask >= 2 * (int64_t)w + (ev->machine.nnunet ? 6 : 1))
+        if ((total - others) / ask >= 2 * (int64_t)w + (ev->machine.nnunet ? 6 : 1))
             return w;
     return 0;
 }
@@ -74,15 +83,16 @@ static void say_size(struct nng_verdict *v, const struct nng_evidence *ev, const
         return;
     }
     if (held > 0 && n->ask > 0)
-        nng_v_proof(v,
-                    "its size is %s, %s are free; this run's %d processes hold %s of it; what did not "
-                    "fit is %s",
-                    "容量 %s,剩余 %s;本次训练的 %d 个进程占用 %s;放不下的这一块需要 %s",
-                    nng_bytes(n->total), nng_bytes(n->free), ev->shm.holders, nng_bytes(held), ask);
+        nng_v_proof(
+            v,
+            "its size is %s, %s are free; this run's %d processes hold %s of it; what did not "
+            "fit is %s",
+            "容量 %s,剩余 %s;本次训练的 %d 个进程占用 %s;放不下的这一块需要 %s",
+            nng_bytes(n->total), nng_bytes(n->free), ev->shm.holders, nng_bytes(held), ask);
     else if (n->ask > 0)
         nng_v_proof(v, "its size is %s, %s are free; what did not fit is %s",
-                    "容量 %s,剩余 %s;放不下的这一块需要 %s", nng_bytes(n->total), nng_bytes(n->free),
-                    ask);
+                    "容量 %s,剩余 %s;放不下的这一块需要 %s", nng_bytes(n->total),
+                    nng_bytes(n->free), ask);
     else
         nng_v_proof(v, "its size is %s, %s are free", "容量 %s,剩余 %s", nng_bytes(n->total),
                     nng_bytes(n->free));
@@ -110,16 +120,16 @@ static void finish(struct nng_verdict *v, const struct nng_evidence *ev, const s
     }
     nng_v_fact_int(v, "run.workers", nng_ev_workers(ev), "journal");
     if (s->leaked > 0 && n->ask > 0 && s->leaked >= n->ask - (n->free > 0 ? n->free : 0)) {
-        struct nng_fix *f = nng_v_fix(
-            v, false, "remove the files whose processes are gone: they hold %s",
-            "删除进程已不存在的遗留文件:它们占用 %s", nng_bytes(s->leaked));
+        struct nng_fix *f =
+            nng_v_fix(v, false, "remove the files whose processes are gone: they hold %s",
+                      "删除进程已不存在的遗留文件:它们占用 %s", nng_bytes(s->leaked));
         nng_fix_command(f, "ls -l /dev/shm");
     }
     if (!n->inodes) {
         nng_fix_shm_size(v, ev, need(ev, n));
     } else {
-        struct nng_fix *f = nng_v_fix(v, false, "more file names (needs root)",
-                                      "增加文件名数量(需要 root 权限)");
+        struct nng_fix *f =
+            nng_v_fix(v, false, "more file names (needs root)", "增加文件名数量(需要 root 权限)");
         nng_fix_command(f, "sudo mount -o remount,nr_inodes=0 /dev/shm");
     }
     if (fit > 0)
@@ -170,7 +180,8 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
     say_why(v, ev);
     say_size(v, ev, &n);
     if (b->end == NNG_END_INSIDE)
-        nng_v_proof(v, "the page it touched lies inside its file (%s), so the file was not cut short",
+        nng_v_proof(v,
+                    "the page it touched lies inside its file (%s), so the file was not cut short",
                     "它访问的页位于文件范围之内(%s),因此并非文件被截短", nng_bytes(b->size));
     nng_v_bus_facts(v, b);
     finish(v, ev, &n);
@@ -181,8 +192,8 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
 static enum nng_confidence blind(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     struct numbers n = {ev->shm.total, ev->shm.free, ev->shm.biggest_ask, false};
-    bool full = ev->shm.present && ev->shm.total > 0 && ev->shm.free >= 0 &&
-                ev->shm.free < NNG_PAGE_MIN;
+    bool full =
+        ev->shm.present && ev->shm.total > 0 && ev->shm.free >= 0 && ev->shm.free < NNG_PAGE_MIN;
     bool tight = ev->shm.present && ev->shm.total > 0 && ev->shm.free >= 0 &&
                  ev->shm.biggest_ask > 0 && ev->shm.free < ev->shm.biggest_ask;
 
@@ -220,8 +231,8 @@ static void say_call(struct nng_verdict *v, const struct nng_failcall *f, const 
                     nng_errno_name(f->err), f->pid);
     else
         nng_v_proof(v, "/dev/shm has %s, %s are free (%s: %s in pid %d)",
-                    "/dev/shm 共 %s,剩余 %s(%s:%s,pid %d)", nng_bytes(n->total),
-                    nng_bytes(n->free), nng_ev_call_name(f->call), nng_errno_name(f->err), f->pid);
+                    "/dev/shm 共 %s,剩余 %s(%s:%s,pid %d)", nng_bytes(n->total), nng_bytes(n->free),
+                    nng_ev_call_name(f->call), nng_errno_name(f->err), f->pid);
     if (f->count > 1)
         nng_v_proof(v, "it has failed %llu times in that process so far",
                     "在该进程中至今已失败 %llu 次", (unsigned long long)f->count);
@@ -292,7 +303,7 @@ static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_ve
         !nng_ev_errno_in_words(ev, ENOSPC, "No space left on device"))
         return NNG_NO;
     say_why(v, ev);
-    nng_v_proof(v, "it says: %s", "它自己的输出:%s", ev->tb.message);
+    nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     if (n.total > 0)
         say_size(v, ev, &n);
     nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");

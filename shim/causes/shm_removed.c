@@ -21,8 +21,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     const struct nng_failcall *f = nng_ev_blamed(ev, ENOENT, -1, &sure);
     bool torch = strstr(ev->tb.message, "unable to open shared memory object") ||
                  strstr(ev->tb.message, "could not unlink the shared memory file");
-    bool python = nng_ev_type_is(ev, "FileNotFoundError") &&
-                  (our_kind(path) || strstr(ev->tail, "_posixshmem") || strstr(ev->tail, "SemLock"));
+    bool python =
+        nng_ev_type_is(ev, "FileNotFoundError") &&
+        (our_kind(path) || strstr(ev->tail, "_posixshmem") || strstr(ev->tail, "SemLock"));
     bool errno2 = nng_ev_errno_in_words(ev, ENOENT, "No such file or directory");
     struct nng_fix *fix;
 
@@ -35,8 +36,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_short(v, "shared memory that it needed was removed", "所需的共享内存已被删除");
     nng_v_proof(v, "not full: the name is gone (errno 2)", "并非已满:名称已不存在(errno 2)");
     if (f)
-        nng_v_proof(v, "%s of %s failed with ENOENT", "%s(%s)失败:ENOENT", nng_ev_call_name(f->call),
-                    f->path);
+        nng_v_proof(v, "%s of %s failed with ENOENT", "%s(%s)失败:ENOENT",
+                    nng_ev_call_name(f->call), f->path);
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     if (f)

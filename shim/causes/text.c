@@ -247,16 +247,37 @@ const char *nng_path_short(const char *path, size_t max)
     return out;
 }
 
+const char *nng_text_short(const char *text, size_t max)
+{
+    static _Thread_local char ring[8][320];
+    static _Thread_local unsigned at;
+    char *out = ring[at++ % 8];
+    size_t len = strnlen(text, 4096);
+
+    if (max > sizeof ring[0] - 1)
+        max = sizeof ring[0] - 1;
+    if (len <= max) {
+        memcpy(out, text, len);
+        out[len] = '\0';
+        return out;
+    }
+    len = max > 3 ? max - 3 : 0;
+    while (len > 0 && ((unsigned char)text[len] & 0xc0) == 0x80)
+        len--;
+    memcpy(out, text, len);
+    memcpy(out + len, "...", 4);
+    return out;
+}
+
 /* ---- names --------------------------------------------------------------------------------- */
 
 const char *nng_signal_name(int signo)
 {
     static const char *const name[] = {
-        "no signal", "SIGHUP",    "SIGINT",    "SIGQUIT", "SIGILL",    "SIGTRAP", "SIGABRT",
-        "SIGBUS",    "SIGFPE",    "SIGKILL",   "SIGUSR1", "SIGSEGV",   "SIGUSR2", "SIGPIPE",
-        "SIGALRM",   "SIGTERM",   "SIGSTKFLT", "SIGCHLD", "SIGCONT",   "SIGSTOP", "SIGTSTP",
-        "SIGTTIN",   "SIGTTOU",   "SIGURG",    "SIGXCPU", "SIGXFSZ",   "SIGVTALRM", "SIGPROF",
-        "SIGWINCH",  "SIGIO",     "SIGPWR",    "SIGSYS"};
+        "no signal", "SIGHUP",  "SIGINT",    "SIGQUIT", "SIGILL",   "SIGTRAP", "SIGABRT", "SIGBUS",
+        "SIGFPE",    "SIGKILL", "SIGUSR1",   "SIGSEGV", "SIGUSR2",  "SIGPIPE", "SIGALRM", "SIGTERM",
+        "SIGSTKFLT", "SIGCHLD", "SIGCONT",   "SIGSTOP", "SIGTSTP",  "SIGTTIN", "SIGTTOU", "SIGURG",
+        "SIGXCPU",   "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO",   "SIGPWR",  "SIGSYS"};
     static _Thread_local char ring[4][24];
     static _Thread_local unsigned at;
     char *out;
@@ -275,13 +296,15 @@ const char *nng_signal_name(int signo)
 }
 
 #define ERRNOS(X)                                                                                  \
-    X(EPERM) X(ENOENT) X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF) X(ECHILD)    \
-    X(EAGAIN) X(ENOMEM) X(EACCES) X(EFAULT) X(EBUSY) X(EEXIST) X(EXDEV) X(ENODEV) X(ENOTDIR)       \
-    X(EISDIR) X(EINVAL) X(ENFILE) X(EMFILE) X(ENOTTY) X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE)      \
-    X(EROFS) X(EMLINK) X(EPIPE) X(EDOM) X(ERANGE) X(EDEADLK) X(ENAMETOOLONG) X(ENOLCK) X(ENOSYS)   \
-    X(ENOTEMPTY) X(ELOOP) X(EOVERFLOW) X(EILSEQ) X(EOPNOTSUPP) X(EADDRINUSE) X(ENETDOWN)           \
-    X(ENETUNREACH) X(ECONNABORTED) X(ECONNRESET) X(ENOBUFS) X(ETIMEDOUT) X(ECONNREFUSED)           \
-    X(EHOSTUNREACH) X(ESTALE) X(EREMOTEIO) X(EDQUOT) X(ECANCELED) X(EHWPOISON)
+    X(EPERM)                                                                                       \
+    X(ENOENT) X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF) X(ECHILD) X(EAGAIN)   \
+        X(ENOMEM) X(EACCES) X(EFAULT) X(EBUSY) X(EEXIST) X(EXDEV) X(ENODEV) X(ENOTDIR) X(EISDIR)   \
+            X(EINVAL) X(ENFILE) X(EMFILE) X(ENOTTY) X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE)        \
+                X(EROFS) X(EMLINK) X(EPIPE) X(EDOM) X(ERANGE) X(EDEADLK) X(ENAMETOOLONG) X(ENOLCK) \
+                    X(ENOSYS) X(ENOTEMPTY) X(ELOOP) X(EOVERFLOW) X(EILSEQ) X(EOPNOTSUPP)           \
+                        X(EADDRINUSE) X(ENETDOWN) X(ENETUNREACH) X(ECONNABORTED) X(ECONNRESET)     \
+                            X(ENOBUFS) X(ETIMEDOUT) X(ECONNREFUSED) X(EHOSTUNREACH) X(ESTALE)      \
+                                X(EREMOTEIO) X(EDQUOT) X(ECANCELED) X(EHWPOISON)
 
 const char *nng_errno_name(int err)
 {
@@ -290,12 +313,15 @@ const char *nng_errno_name(int err)
     char *out;
 
     switch (err) {
-    case 0: return "no error";
+    case 0:
+        return "no error";
 #define X(e)                                                                                       \
-    case e: return #e;
+    case e:                                                                                        \
+        return #e;
         ERRNOS(X)
 #undef X
-    default: break;
+    default:
+        break;
     }
     out = ring[at++ % 4];
     snprintf(out, sizeof ring[0], "errno %d", err);

@@ -30,6 +30,8 @@ const char *nng_text_field(const char *field, size_t size);
 #define NNG_FIELD(array) nng_text_field((array), sizeof(array))
 /* Shorten a path from the left to at most max bytes: ".../nnunetv2/x.py". */
 const char *nng_path_short(const char *path, size_t max);
+/* The beginning of a text, at most max bytes, "..." where it was cut. */
+const char *nng_text_short(const char *text, size_t max);
 const char *nng_signal_name(int signo); /* "SIGBUS", "SIGRTMIN+3", "signal 99" */
 const char *nng_errno_name(int err);    /* "ENOSPC", "errno 999" */
 /* Find the last Python traceback in cleaned text; tb->present tells. Of a chain ("During handling of the

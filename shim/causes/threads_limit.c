@@ -15,24 +15,27 @@ enum which { NOT_SHOWN, PIDS_CGROUP, NPROC, KERNEL };
 
 static bool speaks_of_it(const struct nng_evidence *ev)
 {
-    static const char *const sign[] = {"can't start new thread", "cannot start new thread",
+    static const char *const sign[] = {"can't start new thread",
+                                       "cannot start new thread",
                                        "blas_thread_init: pthread_create failed",
                                        "libgomp: Thread creation failed",
-                                       "pthread_create failed", "Unable to create new thread",
+                                       "pthread_create failed",
+                                       "Unable to create new thread",
                                        "thread constructor failed"};
 
     for (size_t i = 0; i < sizeof sign / sizeof sign[0]; i++)
         if (nng_ev_says(ev, sign[i]))
             return true;
     if (nng_ev_type_is(ev, "BlockingIOError") &&
-        nng_ev_errno_in_words(ev, EAGAIN, "Resource temporarily unavailable"))
+        strstr(ev->tb.message, "Resource temporarily unavailable"))
         return true;
     return nng_ev_signal(ev) == SIGABRT && strstr(ev->tail, "Resource temporarily unavailable");
 }
 
 static bool makes_tasks(enum nng_call c)
 {
-    return c == NNG_C_PTHREAD_CREATE || c == NNG_C_FORK || c == NNG_C_VFORK || c == NNG_C_POSIX_SPAWN;
+    return c == NNG_C_PTHREAD_CREATE || c == NNG_C_FORK || c == NNG_C_VFORK ||
+           c == NNG_C_POSIX_SPAWN;
 }
 
 static const struct nng_failcall *failed(const struct nng_evidence *ev)
@@ -72,7 +75,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
 {
     int64_t want = 4096;
     int64_t have = which == PIDS_CGROUP ? ev->pids.max : ev->pids.nproc_soft;
-    struct nng_fix *f = nng_v_fix(v, false, "one compute thread in each worker", "每个工作进程只用一个计算线程");
+    struct nng_fix *f =
+        nng_v_fix(v, false, "one compute thread in each worker", "每个工作进程只用一个计算线程");
 
     nng_fix_command(f, "OMP_NUM_THREADS=1 %s", nng_fix_trainer(ev));
     nng_fix_cost(f, "costs little", "影响很小");
@@ -91,11 +95,14 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
         nng_fix_command(f, "sudo systemctl set-property user-$(id -u).slice TasksMax=%lld",
                         (long long)want);
     } else if (which == NPROC || which == NOT_SHOWN) {
-        f = nng_v_fix(v, false, "more processes and threads for this user", "提高该用户的进程和线程上限");
+        f = nng_v_fix(v, false, "more processes and threads for this user",
+                      "提高该用户的进程和线程上限");
         nng_fix_command(f, "ulimit -u %lld; %s", (long long)want, nng_fix_trainer(ev));
     } else {
-        f = nng_v_fix(v, false, "the machine's own limit (needs root)", "整机的上限(需要 root 权限)");
-        nng_fix_command(f, "sudo sysctl kernel.threads-max=%lld", (long long)ev->pids.threads_max * 2);
+        f = nng_v_fix(v, false, "the machine's own limit (needs root)",
+                      "整机的上限(需要 root 权限)");
+        nng_fix_command(f, "sudo sysctl kernel.threads-max=%lld",
+                        (long long)ev->pids.threads_max * 2);
     }
     if (nng_ev_workers(ev) > 1)
         nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);
@@ -119,8 +126,8 @@ static void say(struct nng_verdict *v, const struct nng_evidence *ev, enum which
                         "该用户已有 %lld 个进程和线程,上限 %lld", (long long)p->user_tasks,
                         (long long)p->nproc_soft);
     } else if (which == KERNEL) {
-        nng_v_why(v, "no more threads, the machine's limit is %lld", "无法再创建线程,整机上限为 %lld",
-                  (long long)p->threads_max);
+        nng_v_why(v, "no more threads, the machine's limit is %lld",
+                  "无法再创建线程,整机上限为 %lld", (long long)p->threads_max);
     } else {
         nng_v_why(v, "no more threads or processes could be made", "无法再创建线程或进程");
     }
@@ -162,9 +169,10 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_fact_int(v, "rlimit.nproc_soft", ev->pids.nproc_soft, "getrlimit");
     nng_v_fact_int(v, "user.tasks", ev->pids.user_tasks, "/proc");
     nng_v_fact_str(v, "threads.limit",
-                   which == PIDS_CGROUP ? "pids cgroup" : which == NPROC ? "RLIMIT_NPROC"
-                   : which == KERNEL  ? "kernel.threads-max"
-                                      : "",
+                   which == PIDS_CGROUP ? "pids cgroup"
+                   : which == NPROC     ? "RLIMIT_NPROC"
+                   : which == KERNEL    ? "kernel.threads-max"
+                                        : "",
                    "counters above");
     if (f)
         nng_v_fail_facts(v, f);

@@ -133,11 +133,13 @@ static bool frame(struct parser *ps, const struct line *l)
 /* 2: surely an exception line, 1: may be one, 0: not. *colon gets the length of the name. */
 static int exception_line(const struct line *l, size_t *name_len)
 {
-    static const char *const ends[] = {"Error",     "Exception", "Interrupt", "Exit",    "Warning",
-                                       "Iteration", "Group",     "error",     "Timeout", "Failed",
-                                       "Expired",   "Exceeded",  "Missing",   "Abort",   "BadZipFile"};
-    static const char *const noise[] = {"WARNING", "INFO",  "ERROR",   "DEBUG", "CRITICAL", "NOTE",
-                                        "Epoch",   "Using", "Process", "Fatal", "Current",  "Thread"};
+    static const char *const ends[] = {"Error",   "Exception", "Interrupt", "Exit",
+                                       "Warning", "Iteration", "Group",     "error",
+                                       "Timeout", "Failed",    "Expired",   "Exceeded",
+                                       "Missing", "Abort",     "BadZipFile"};
+    static const char *const noise[] = {"WARNING",  "INFO",  "ERROR",   "DEBUG",
+                                        "CRITICAL", "NOTE",  "Epoch",   "Using",
+                                        "Process",  "Fatal", "Current", "Thread"};
     const char *s = l->s + l->indent;
     size_t n = l->n - l->indent, i = 0, last = 0;
 

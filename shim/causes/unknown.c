@@ -14,8 +14,10 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (nng_ev_left(ev) && nng_ev_consequence(ev)) {
         nng_v_why(v, "it lost another process of this run; how that one ended was not seen",
                   "它失去了本次训练的另一个进程;没有看到那个进程是如何结束的");
-        nng_v_proof(v, "it says: %s: %s", "它自己的输出:%s:%s", ev->tb.type, ev->tb.message);
-        nng_v_doubt(v, "killed for memory, a bus error or a crash: this message is the same for all",
+        nng_v_proof(v, "it says: %s: %s", "它自己的输出:%s:%s", ev->tb.type,
+                    nng_text_short(ev->tb.message, 80));
+        nng_v_doubt(v,
+                    "killed for memory, a bus error or a crash: this message is the same for all",
                     "内存不足被杀、总线错误或崩溃:这条信息都一样");
     } else if (signo) {
         nng_v_why(v, "ended by %s, the reason is not known", "因 %s 结束,原因不明",
@@ -28,12 +30,13 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_why(v, "it stands still, the reason is not known", "停止不前,原因不明");
         nng_v_doubt(v, "no failed call that explains it", "没有能解释它的失败调用");
     } else if (ev->status.known) {
-        nng_v_why(v, "ended with exit code %d, the reason is not known", "以退出码 %d 结束,原因不明",
-                  ev->status.code);
+        nng_v_why(v, "ended with exit code %d, the reason is not known",
+                  "以退出码 %d 结束,原因不明", ev->status.code);
         nng_v_doubt(v, "nothing in its output or its calls explains it",
                     "它的输出和调用中都没有能解释的内容");
     } else {
-        nng_v_why(v, "it is gone; how it ended could not be seen", "它已消失,没有看到它是如何结束的");
+        nng_v_why(v, "it is gone; how it ended could not be seen",
+                  "它已消失,没有看到它是如何结束的");
         nng_v_doubt(v, "its exit status was not collected where it could be read",
                     "没有读取到它的退出状态");
     }

@@ -11,19 +11,20 @@
 static const char *message(const struct nng_evidence *ev, const struct nng_fault *f)
 {
     static const char *const marker[] = {
-        "  what():", "terminate called", "*** stack smashing", "*** buffer overflow", "double free",
-        "free(): ", "malloc(): ", "malloc_consolidate(): ", "realloc(): ", "munmap_chunk(): ",
-        "corrupted size", "corrupted double-linked", "corrupted unsorted", "invalid pointer",
-        "Assertion", "assertion", "CHECK failed", "Check failed", "pure virtual method",
-        "OMP: Error", "Fatal Python error:", "INTERNAL ERROR"};
+        "  what():",           "terminate called", "*** stack smashing",  "*** buffer overflow",
+        "double free",         "free(): ",         "malloc(): ",          "malloc_consolidate(): ",
+        "realloc(): ",         "munmap_chunk(): ", "corrupted size",      "corrupted double-linked",
+        "corrupted unsorted",  "invalid pointer",  "Assertion",           "assertion",
+        "CHECK failed",        "Check failed",     "pure virtual method", "OMP: Error",
+        "Fatal Python error:", "INTERNAL ERROR"};
     const char *said = f ? NNG_FIELD(f->abort_msg) : "";
 
     if (said[0])
-        return said;
+        return nng_text_short(said, 90);
     for (size_t i = 0; i < sizeof marker / sizeof marker[0]; i++) {
         said = nng_ev_line_with(ev, marker[i]);
         if (said[0])
-            return said;
+            return nng_text_short(said, 90);
     }
     return "";
 }
@@ -50,14 +51,15 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_why(v, "aborted, native code wrote past the end of a buffer: %s",
                   "中止,原生代码写越界:%s", said);
     else if (heap(said))
-        nng_v_why(v, "aborted, its heap was damaged by native code: %s", "中止,堆被原生代码破坏:%s", said);
+        nng_v_why(v, "aborted, its heap was damaged by native code: %s", "中止,堆被原生代码破坏:%s",
+                  said);
     else if (said[0])
         nng_v_why(v, "aborted: %s", "中止:%s", said);
     else
         nng_v_why(v, "aborted (it ended itself on purpose, without a message)",
                   "中止(主动结束自己,没有留下信息)");
-    nng_v_short(v, "a process aborted (SIGABRT)%s%s", "有进程中止(SIGABRT)%s%s", said[0] ? ": " : "",
-                said);
+    nng_v_short(v, "a process aborted (SIGABRT)%s%s", "有进程中止(SIGABRT)%s%s",
+                said[0] ? ": " : "", said);
     if (f && f->sender_pid == ev->who.pid)
         conf = nng_ev_cap(ev, v, NNG_CERTAIN);
     else if (k)
@@ -65,7 +67,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     else
         nng_v_doubt(v, "the signal was not recorded where it came: it may have been sent",
                     "没有记录到信号到达时的情况:也可能是被发送的");
-    nng_v_fact_str(v, "abort.message", said, f && f->abort_msg[0] ? "__abort_msg" : "its last output");
+    nng_v_fact_str(v, "abort.message", said,
+                   f && f->abort_msg[0] ? "__abort_msg" : "its last output");
     nng_v_crash(v, ev, f);
     return conf;
 }

@@ -34,8 +34,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
                         "文件大小和剩余空间都不能解释");
             conf = NNG_UNKNOWN;
         } else if (b.device) {
-            nng_v_why(v, "bus error: the device behind %s did not answer", "总线错误:%s 对应的设备没有响应",
-                      b.name);
+            nng_v_why(v, "bus error: the device behind %s did not answer",
+                      "总线错误:%s 对应的设备没有响应", b.name);
             nng_v_doubt(v, "the kernel's log (Xid, PCIe) would make it certain",
                         "内核日志(Xid、PCIe)可以确定这一点");
             conf = NNG_LIKELY;

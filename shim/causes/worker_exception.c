@@ -62,15 +62,16 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     conf = judge(ev, v);
     if (tb->type[0])
         nng_v_why(v, "a Python exception ended it: %s%s%s", "因 Python 异常结束:%s%s%s", tb->type,
-                  tb->message[0] ? ": " : "", tb->message);
+                  tb->message[0] ? ": " : "", nng_text_short(tb->message, 70));
     else
         nng_v_why(v, "a Python exception ended it", "因 Python 异常结束");
     nng_v_short(v, "of a Python exception (%s)", "Python 异常(%s)", tb->type);
     if (tb->file[0])
-        nng_v_proof(v, "raised in %s:%d %s", "出现在 %s:%d %s", nng_path_short(tb->file, 60), tb->line,
-                    tb->func);
+        nng_v_proof(v, "raised in %s:%d %s", "出现在 %s:%d %s", nng_path_short(tb->file, 60),
+                    tb->line, tb->func);
     if (tb->root_type[0])
-        nng_v_proof(v, "it began with %s: %s", "起因是 %s:%s", tb->root_type, tb->root_message);
+        nng_v_proof(v, "it began with %s: %s", "起因是 %s:%s", tb->root_type,
+                    nng_text_short(tb->root_message, 80));
     if (file[0])
         nng_v_proof(v, "the data file it opened last: %s", "它最后打开的数据文件:%s",
                     nng_path_short(file, 70));

@@ -12,7 +12,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (nng_ev_signal(ev) != SIGFPE || (f && f->code <= 0) || (!f && nng_ev_killer(ev, SIGFPE)))
         return NNG_NO;
     if (f && f->code == 1)
-        nng_v_why(v, "crashed, integer division by zero in native code", "崩溃,原生代码中整数除以零");
+        nng_v_why(v, "crashed, integer division by zero in native code",
+                  "崩溃,原生代码中整数除以零");
     else if (f && f->code == 2)
         nng_v_why(v, "crashed, integer overflow in native code", "崩溃,原生代码中整数溢出");
     else

@@ -16,8 +16,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     library = nng_ev_library(ev, f);
     nng_v_why(v, "crashed, an instruction that this processor does not know%s%s",
-              "崩溃,遇到本机处理器不认识的指令%s%s",
-              library[0] ? ": " : "", library);
+              "崩溃,遇到本机处理器不认识的指令%s%s", library[0] ? ": " : "", library);
     nng_v_short(v, "a process crashed (SIGILL)", "有进程崩溃(SIGILL)");
     if (f)
         conf = nng_ev_cap(ev, v, NNG_CERTAIN);

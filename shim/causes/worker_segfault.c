@@ -13,7 +13,8 @@ static void say_address(struct nng_verdict *v, const struct nng_fault *f)
         nng_v_why(v, "crashed, its stack overflowed (too deep a recursion, or too small a stack)",
                   "崩溃,栈溢出(递归过深,或栈太小)");
     else if (f->code == 128)
-        nng_v_why(v, "crashed, it used an address that cannot exist", "崩溃,使用了不可能存在的地址");
+        nng_v_why(v, "crashed, it used an address that cannot exist",
+                  "崩溃,使用了不可能存在的地址");
     else if (a < 4096)
         nng_v_why(v, "crashed, it used a null pointer", "崩溃,使用了空指针");
     else if (f->code == 2)
