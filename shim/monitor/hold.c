@@ -281,9 +281,9 @@ static void say_first(struct nng_mon *m)
 
     nng_text_bytes(size, sizeof size, r->shm_total);
     snprintf(en, sizeof en,
-             "/dev/shm is too small (%s): batches that do not fit now go to ordinary memory "
+             "/dev/shm is too small (%s): what does not fit goes to ordinary memory from now on "
              "(NNGUARD_RESCUE=shm)", size);
-    snprintf(zh, sizeof zh, "/dev/shm 太小(%s):放不下的批次现在改用普通内存 (NNGUARD_RESCUE=shm)",
+    snprintf(zh, sizeof zh, "/dev/shm 太小(%s):放不下的数据从现在起改用普通内存 (NNGUARD_RESCUE=shm)",
              size);
     nng_speak_line(m, en, zh);
     nng_model_moment(&m->model, nng_mon_now(), "/dev/shm is too small: rescue begins");

@@ -42,6 +42,18 @@ static void feed(struct nng_mon *m)
     }
 }
 
+/* The monitor's last sample is often the last sign of life. */
+static void last_sample(struct nng_mon *m)
+{
+    struct nng_cursor c;
+    struct nng_got g;
+
+    nng_cursor_init(&c, &m->view, NNG_RING_SAMPLES);
+    while (nng_cursor_next(&c, &m->view, true, &g))
+        if (g.rec.time_ns > m->run.end_boot_ns)
+            m->run.end_boot_ns = g.rec.time_ns;
+}
+
 /* Deaths in the order of their own times. */
 static int by_death(const void *a, const void *b)
 {
@@ -103,6 +115,7 @@ int nng_monitor_postmortem(const char *run_dir, struct nng_run *out)
     nng_model_init(&m->model, m->run.root_pid);
     nng_cursor_init(&m->events, &m->view, NNG_RING_EVENTS);
     feed(m);
+    last_sample(m);
     judge_the_dead(m);
     struct nng_tracked *root = m->model.root;
     if (!root || !root->dead) {
