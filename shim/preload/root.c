@@ -317,13 +317,15 @@ static void fill_header(struct nng_journal *j, const struct timespec *real)
 int nng_root_make(const char **path, struct nng_journal **map)
 {
     struct timespec real = {0};
-    char dir[320];
-    const char *why = NULL, *asked_why = NULL;
+    char dir[320], next[320];
+    const char *why = "none", *asked_why = NULL;
     long fd = -1;
     clock_gettime(CLOCK_REALTIME, &real);
-    for (unsigned i = 0; fd < 0 && candidate(i, dir, sizeof dir); i++) {
-        if (!dir[0])
+    dir[0] = 0;
+    for (unsigned i = 0; fd < 0 && candidate(i, next, sizeof next); i++) {
+        if (!next[0])
             continue;
+        nng_fmt_str(dir, dir + sizeof dir, next);
         fd = try_dir(dir, i == 0, real.tv_sec, map, &why);
         if (i == 0 && fd < 0)
             asked_why = why;
@@ -333,7 +335,7 @@ int nng_root_make(const char **path, struct nng_journal **map)
                 "): this run is kept in ", run_dir, NULL);
     if (fd < 0) {
         fd = in_memory(map);
-        nng_say("no folder can be written (last: ", dir, ": ", why ? why : "none", "); ",
+        nng_say("no folder can be written (last: ", dir, ": ", why, "); ",
                 fd < 0 ? "this run is not guarded" : "the journal is kept in memory only", NULL);
         journal_path[0] = run_dir[0] = 0;
     }
