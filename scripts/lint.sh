@@ -33,7 +33,7 @@ mapfile -t text_files < <(files '*.md' '*.c' '*.h' '*.py' '*.sh' Makefile | grep
 
 # The linkers' section tables (nng_hooks, nng_causes) and clang's -Wextra differ from gcc's: both build.
 build_gcc() {
-    make -j"$jobs" BUILD="$dir/gcc" CC=gcc WERROR=-Werror SO_EXTRA=-Wstack-usage=1024 all unit-programs
+    make -j"$jobs" BUILD="$dir/gcc" CC=gcc WERROR=-Werror STACK=1 all unit-programs
 }
 build_clang() { make -j"$jobs" BUILD="$dir/clang" CC=clang WERROR=-Werror all unit-programs; }
 victims() { make -j"$jobs" BUILD="$dir/gcc" victims; }
