@@ -45,34 +45,6 @@ static bool exists(const char *dir, const char *name)
     return !stat(path, &st) && S_ISREG(st.st_mode);
 }
 
-/* The monitor holds a lock on the journal for as long as it lives; this also works across pid
- * namespaces, where a pid would mean somebody else. */
-static bool is_followed(int fd)
-{
-    if (flock(fd, LOCK_EX | LOCK_NB))
-        return errno == EWOULDBLOCK;
-    flock(fd, LOCK_UN);
-    return false;
-}
-
-/* Without a monitor (NNGUARD_MONITOR=0) only the root itself can tell; its pid means nothing after
- * a boot or in another pid namespace. */
-static bool root_lives(const struct nng_header *h)
-{
-    char boot[40] = "";
-    struct stat ns;
-    struct nng_pstat st;
-    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
-    if (f) {
-        if (fgets(boot, sizeof boot, f))
-            boot[strcspn(boot, "\n")] = 0;
-        fclose(f);
-    }
-    return !strcmp(boot, h->boot_id) && !stat("/proc/self/ns/pid", &ns) && ns.st_ino == h->pidns &&
-           !nng_proc_stat((int)h->root_pid, &st) && st.start_ticks == h->root_start_ticks &&
-           st.state != 'Z';
-}
-
 static enum state look_at(const char *dir, int *err)
 {
     char path[4200];
@@ -82,11 +54,14 @@ static enum state look_at(const char *dir, int *err)
     *err = nng_view_open(&v, path, -1, false);
     if (*err)
         return report ? ST_REPORTED : ST_BAD;
-    /* In this order: trying the lock of a run that is just starting could cost its monitor the
-     * lock. */
-    bool lives = root_lives(&v.hdr) || is_followed(v.fd);
-    uint32_t monitor = atomic_load_explicit(&v.hdr.monitor_state, memory_order_relaxed);
+    bool lives = nng_run_lives(&v);
     nng_view_close(&v);
+    /* Read again: a monitor may have finished, and removed its run, between the two looks. */
+    uint32_t monitor = NNG_M_GONE;
+    if (!lives && !nng_view_open(&v, path, -1, false)) {
+        monitor = atomic_load_explicit(&v.hdr.monitor_state, memory_order_relaxed);
+        nng_view_close(&v);
+    }
     if (report)
         return lives ? ST_GROWING : monitor == NNG_M_GONE ? ST_REPORTED : ST_UNFINISHED;
     if (lives)

@@ -20,13 +20,34 @@
 
 #define LOOK_BACK (7 * 24 * 3600) /* seconds: older silent ends are no news */
 
-/* The monitor holds its journal's lock for as long as it lives (also in another pid namespace). */
 static bool is_followed(int fd)
 {
     if (flock(fd, LOCK_EX | LOCK_NB))
         return errno == EWOULDBLOCK;
     flock(fd, LOCK_UN);
     return false;
+}
+
+static bool root_lives(const struct nng_header *h)
+{
+    char boot[40] = "";
+    struct stat ns;
+    struct nng_pstat st;
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+    if (f) {
+        if (fgets(boot, sizeof boot, f))
+            boot[strcspn(boot, "\n")] = '\0';
+        fclose(f);
+    }
+    return !strcmp(boot, h->boot_id) && !stat("/proc/self/ns/pid", &ns) && ns.st_ino == h->pidns &&
+           !nng_proc_stat((int)h->root_pid, &st) && st.start_ticks == h->root_start_ticks &&
+           st.state != 'Z';
+}
+
+bool nng_run_lives(const struct nng_view *v)
+{
+    return root_lives(&v->hdr) || is_followed(v->fd);
 }
 
 static void feed(struct nng_mon *m)
@@ -99,7 +120,7 @@ int nng_monitor_postmortem(const char *run_dir, struct nng_run *out)
     e = nng_view_open(&m->view, path, -1, false);
     if (e)
         goto out;
-    if (is_followed(m->view.fd)) {
+    if (nng_run_lives(&m->view)) {
         e = -EBUSY;
         goto close;
     }
@@ -149,14 +170,6 @@ out:
     return e;
 }
 
-/* A run that has only just begun may not have its lock yet. */
-static bool root_lives(const struct nng_header *h)
-{
-    struct nng_pstat st;
-    return !nng_proc_stat((int)h->root_pid, &st) && st.start_ticks == h->root_start_ticks &&
-           st.state != 'Z';
-}
-
 /* A run of ours beside this one that ended with its monitor: tell it once, and write its report. */
 static bool tell_of(struct nng_mon *m, const char *dir)
 {
@@ -171,9 +184,13 @@ static bool tell_of(struct nng_mon *m, const char *dir)
     if (stat(path, &st) || st.st_uid != getuid() || time(NULL) - st.st_mtime > LOOK_BACK ||
         nng_view_open(&v, path, -1, true))
         return false;
+    bool over = !nng_run_lives(&v);
+    nng_view_close(&v);
+    /* read again: its monitor may have finished, and removed the run, between the two looks */
+    if (!over || nng_view_open(&v, path, -1, true))
+        return false;
     uint32_t state = atomic_load(&v.j->hdr.monitor_state);
-    bool silent_end = (state == NNG_M_READY || state == NNG_M_STARTED) && !is_followed(v.fd) &&
-                      !root_lives(&v.hdr);
+    bool silent_end = state == NNG_M_READY || state == NNG_M_STARTED;
     if (silent_end)
         atomic_store(&v.j->hdr.monitor_state, NNG_M_GONE);
     nng_view_close(&v);
