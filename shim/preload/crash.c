@@ -26,6 +26,7 @@
 
 #define HOLD_NS 500000000LL
 #define CLAIM_WAIT_MS 5000
+#define LEAVE_WAIT_MS 2000 /* longer than the hold and the root's good-bye together */
 /* A program that lives on repaired faults (a JVM in the process) gets the long look only so often. */
 #define LONG_LOOKS 16u
 
@@ -42,6 +43,7 @@ struct current {
 
 static __thread struct current cur __attribute__((tls_model("initial-exec")));
 static _Atomic int claimant; /* tid, 0: nobody */
+static _Atomic int dying;    /* tid of the thread whose default action is under way */
 static _Atomic uint32_t repaired;
 static struct nng_fault nowhere; /* for a process without an entry */
 
@@ -52,8 +54,8 @@ struct abort_message {
 };
 static struct abort_message **abort_message;
 static const struct nng_hook bind_abort = {"__abort_msg", (void **)&abort_message};
-static const struct nng_hook *const bind_abort_p
-    __attribute__((used, section("nng_hooks"))) = &bind_abort;
+static const struct nng_hook *const bind_abort_p __attribute__((used, section("nng_hooks"))) =
+    &bind_abort;
 
 void nng_crash_init(void)
 {
@@ -63,7 +65,19 @@ void nng_crash_after_fork(void)
 {
     cur = (struct current){0};
     atomic_store(&claimant, 0);
+    atomic_store(&dying, 0);
     atomic_store(&repaired, 0);
+}
+
+void nng_crash_let_finish(void)
+{
+    int tid = atomic_load(&dying);
+    if (!tid || tid == (int)nng_sys0(SYS_gettid))
+        return;
+    for (int waited = 0; waited < LEAVE_WAIT_MS; waited += 5) {
+        struct timespec ts = {0, 5000000};
+        nng_sys2(SYS_nanosleep, &ts, 0);
+    }
 }
 
 bool nng_crash_in_faulthandler(int sig)
@@ -200,7 +214,8 @@ static void record(int sig, const siginfo_t *si, const ucontext_t *uc)
     struct nng_proc *self = nng_self;
     struct sigaction act;
     atomic_store_explicit(&f->state, NNG_F_FILLING, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release); /* a reader of new fields must not see the old state */
+    atomic_thread_fence(
+        memory_order_release); /* a reader of new fields must not see the old state */
     __builtin_memset((char *)f + offsetof(struct nng_fault, release), 0,
                      sizeof *f - offsetof(struct nng_fault, release));
     f->signo = sig;
@@ -396,6 +411,7 @@ static void end_by_default(int sig, siginfo_t *si, ucontext_t *uc, bool here)
         unclaim();
         return;
     }
+    atomic_store(&dying, gettid_raw());
     if (cur.phase != FAULTHANDLER)
         run_faulthandler(sig);
     cur.phase = OURS;

@@ -62,7 +62,8 @@ static int kernel_by(sigaction_fn fn, int sig, const struct sigaction *act, stru
     return rc;
 }
 
-static int any_sigaction(sigaction_fn fn, int sig, const struct sigaction *act, struct sigaction *old)
+static int any_sigaction(sigaction_fn fn, int sig, const struct sigaction *act,
+                         struct sigaction *old)
 {
     if (!nng_sig_is_virtual(sig) || (!act && !old))
         return (int)nng_ret(kernel_by(fn, sig, act, old));
@@ -149,8 +150,8 @@ HOOK(handler_fn, sigset, (int sig, handler_fn disp))
     if (!nng_sig_is_virtual(sig) || disp == SIG_ERR)
         return NEXT(sigset) ? NEXT(sigset)(sig, disp) : (errno = EINVAL, SIG_ERR);
     bool hold = disp == SIG_HOLD;
-    bool held = nng_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, hold ? NNG_SIGBIT(sig) : 0) &
-                NNG_SIGBIT(sig);
+    bool held =
+        nng_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, hold ? NNG_SIGBIT(sig) : 0) & NNG_SIGBIT(sig);
     struct sigaction old = {0};
     handler_fn before;
     if (hold) {

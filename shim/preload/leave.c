@@ -120,7 +120,10 @@ void nng_leave(int code, enum nng_call how)
 {
     int saved = errno;
     struct nng_journal *j = nng_journal;
-    if (!j || !nng_st.on || !nng_is_self() || atomic_exchange(&said, true))
+    if (!nng_st.on || !nng_is_self())
+        return;
+    nng_crash_let_finish();
+    if (!j || atomic_exchange(&said, true))
         return;
     code &= 0xff;
     put_leave(j, code, how);

@@ -98,7 +98,8 @@ static uint64_t lock(void)
     uint64_t mask = nng_sigmask(SIG_SETMASK, ~0ULL);
     /* Held for a few system calls. A holder that died with its thread (fork) is let go of in the
      * child; the bound is for what nobody thought of. */
-    for (unsigned i = 0; i < 100000 && atomic_exchange_explicit(&writer, 1, memory_order_acquire); i++)
+    for (unsigned i = 0; i < 100000 && atomic_exchange_explicit(&writer, 1, memory_order_acquire);
+         i++)
         nng_sys0(SYS_sched_yield);
     return mask;
 }

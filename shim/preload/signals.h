@@ -34,6 +34,9 @@ void nng_crash_handler(int sig, siginfo_t *si, void *ctx);
 void nng_crash_init(void);
 /* [child] Forget what the parent's threads were doing. */
 void nng_crash_after_fork(void);
+/* [as-safe] This thread is about to end the process: if another is dying of a signal meanwhile, wait for
+ * it (bounded), since without us it would have been dead already, with its own status. */
+void nng_crash_let_finish(void);
 /* [as-safe] Is this thread inside faulthandler's dump, run by us, for this signal (0: for any)? */
 bool nng_crash_in_faulthandler(int sig);
 
@@ -48,7 +51,7 @@ bool nng_leave_monitor_follows(const struct nng_header *h);
  * tell. signo, code, addr, ip and sp must be there. */
 void nng_maps_fill(struct nng_fault *f);
 
-#define NNG_SIGBIT(s) (1ULL << ((s) - 1))
+#define NNG_SIGBIT(s) (1ULL << ((s)-1))
 
 /* [as-safe] The thread's mask, as the kernel sees it (64 signals). */
 uint64_t nng_sigmask(int how, uint64_t set);

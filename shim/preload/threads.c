@@ -36,10 +36,10 @@ static int (*key_create)(pthread_key_t *, void (*)(void *));
 static int (*set_specific)(pthread_key_t, const void *);
 static const struct nng_hook bind_create = {"pthread_key_create", (void **)&key_create};
 static const struct nng_hook bind_set = {"pthread_setspecific", (void **)&set_specific};
-static const struct nng_hook *const bind_create_p
-    __attribute__((used, section("nng_hooks"))) = &bind_create;
-static const struct nng_hook *const bind_set_p
-    __attribute__((used, section("nng_hooks"))) = &bind_set;
+static const struct nng_hook *const bind_create_p __attribute__((used, section("nng_hooks"))) =
+    &bind_create;
+static const struct nng_hook *const bind_set_p __attribute__((used, section("nng_hooks"))) =
+    &bind_set;
 
 /* ---- regions -------------------------------------------------------------------------------------- */
 static char *map_region(size_t size)
@@ -120,7 +120,7 @@ static void failed(int err)
 }
 
 HOOK(int, pthread_create,
-     (pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg))
+     (pthread_t * thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg))
 {
     int saved = errno;
     if (!NEXT(pthread_create))

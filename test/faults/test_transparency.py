@@ -220,6 +220,15 @@ def test_sigterm_while_the_handler_waits_does_not_replace_the_status(guard, nati
         assert r.rc == -signal.SIGSEGV, str(r)
 
 
+@pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)", "os.kill(os.getpid(), 15)"])
+def test_another_thread_leaves_while_the_handler_waits(guard, native, leave):
+    """Without us the process would be dead by then, of the crash."""
+    body = "lib.sig_crash_in_thread()\ntime.sleep(0.02)\n" + leave
+    for _ in range(5):
+        r = same(guard, program(SYSTEM_PYTHON, native, body), env={"NNGUARD_QUIET": "1"})
+        assert r.rc == -signal.SIGSEGV, str(r)
+
+
 # ---- a program's own handlers --------------------------------------------------------------------
 HANDLERS = {
     "siginfo_segv": "lib.sig_exit_handler(11)\nlib.sig_touch()",
@@ -245,6 +254,8 @@ HANDLERS = {
                "say(int(signal.sigwait([15])))",
     "fork_handler": "lib.sig_exit_handler(11)\np = os.fork()\n"
                     "if not p: lib.sig_touch()\nsay(os.waitpid(p, 0)[1])",
+    "vfork_crash": "lib.sig_return(7)\nsay(lib.sig_vfork_crash())\nsay(lib.sig_vfork_crash())",
+    "vfork_term": "say(lib.sig_vfork_term())\nos.system('true')\nsay(signal.getsignal(15))",
     "fork_default": "p = os.fork()\nif not p: ctypes.string_at(0)\nsay(os.waitpid(p, 0)[1])",
     "fork_exit": "p = os.fork()\nif not p: os._exit(9)\nsay(os.waitpid(p, 0)[1])",
 }
@@ -465,22 +476,19 @@ def test_a_crash_of_many_threads_is_one_record(guard, native):
     assert sum(line.startswith("held") for line in lines) == 1, lines
 
 
-SHM = """
-import mmap, os
-f = os.open('/dev/shm/torch_1', os.O_RDWR | os.O_CREAT)
-os.ftruncate(f, 8 << 20)
-m = mmap.mmap(f, 8 << 20)
-os.unlink('/dev/shm/torch_1')
-{close}
-for i in range(0, 8 << 20, 4096): m[i] = 1
-"""
+SHM = {
+    "fd_open": "import mmap\nf = os.open('/dev/shm/torch_1', os.O_RDWR | os.O_CREAT)\n"
+               "os.ftruncate(f, 8 << 20)\nm = mmap.mmap(f, 8 << 20)\nos.unlink('/dev/shm/torch_1')\n"
+               "for i in range(0, 8 << 20, 4096): m[i] = 1",
+    "fd_closed": "lib.sig_fill_shm(b'/torch_1', 8 << 20)",
+}
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="mounts a small /dev/shm")
 @pytest.mark.parametrize("user", ["root", "nobody"])
-@pytest.mark.parametrize("close", ["", "import gc; m2 = None"])
-def test_full_shared_memory_is_recorded(guard, user, close):
-    cmd = [SYSTEM_PYTHON, "-c", SHM.format(close=close)]
+@pytest.mark.parametrize("how", SHM)
+def test_full_shared_memory_is_recorded(guard, native, user, how):
+    cmd = program(SYSTEM_PYTHON, native, SHM[how])
     env = dict(RECORD_ONLY, NNGUARD_DIR="/tmp/nng-transparency-%d-%s" % (os.getpid(), user))
     wrap = (lambda c: in_shm("1m", as_nobody(c) if user == "nobody" else c))
     r = guard.both(cmd, env=env, wrap=wrap)
@@ -490,7 +498,8 @@ def test_full_shared_memory_is_recorded(guard, user, close):
         subprocess.run(["rm", "-rf", env["NNGUARD_DIR"]], check=True)
     assert r.rc == -signal.SIGBUS
     assert f["devshm"] == "1" and f["statfs"] == "1" and f["bavail"] == "0", f
-    assert f["size"] == str(8 << 20) and f["size_source"] != "0" and f["shared"] == "1", f
+    source = "1" if how == "fd_open" else "3" if user == "root" else "4"
+    assert f["size"] == str(8 << 20) and f["size_source"] == source and f["shared"] == "1", f
     assert f["path"] == "/dev/shm/torch_1" and f["deleted"] == "1", f
 
 

@@ -3,6 +3,7 @@
  * Programs' own signal handlers, for the transparency tests: they print what they were given, repair,
  * reset, raise again or jump away. Loaded by ctypes. Plain write(2), since these are handlers.
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,12 +26,13 @@ static void say(const char *what, int sig, siginfo_t *si)
     char line[200];
     sigset_t mask;
     sigprocmask(SIG_SETMASK, 0, &mask);
-    int n = snprintf(line, sizeof line,
-                     "%s signo=%d si_signo=%d code=%d addr_is_page=%d pid_is_self=%d self_blocked=%d "
-                     "usr1_blocked=%d term_blocked=%d\n",
-                     what, sig, si->si_signo, si->si_code, si->si_code > 0 && si->si_addr == page,
-                     si->si_code <= 0 && si->si_pid == getpid(), sigismember(&mask, sig),
-                     sigismember(&mask, SIGUSR1), sigismember(&mask, SIGTERM));
+    int n =
+        snprintf(line, sizeof line,
+                 "%s signo=%d si_signo=%d code=%d addr_is_page=%d pid_is_self=%d self_blocked=%d "
+                 "usr1_blocked=%d term_blocked=%d\n",
+                 what, sig, si->si_signo, si->si_code, si->si_code > 0 && si->si_addr == page,
+                 si->si_code <= 0 && si->si_pid == getpid(), sigismember(&mask, sig),
+                 sigismember(&mask, SIGUSR1), sigismember(&mask, SIGTERM));
     if (write(1, line, (size_t)n) < 0)
         _exit(99);
 }
@@ -212,6 +215,56 @@ int sig_overflow_thread(void)
     pthread_t t;
     pthread_create(&t, 0, dive_thread, 0);
     pthread_join(t, 0);
+    return 0;
+}
+
+static void *null_thread(void *arg)
+{
+    *(volatile char *)arg = 1;
+    return arg;
+}
+
+int sig_crash_in_thread(void)
+{
+    pthread_t t;
+    return pthread_create(&t, 0, null_thread, 0);
+}
+
+/* The status of a vfork child that crashes in its parent's memory. */
+int sig_vfork_crash(void)
+{
+    int status = -1;
+    pid_t p = vfork();
+    if (!p) {
+        *(volatile char *)page = 1;
+        _exit(1);
+    }
+    waitpid(p, &status, 0);
+    return status;
+}
+
+int sig_vfork_term(void)
+{
+    int status = -1;
+    pid_t p = vfork();
+    if (!p) {
+        kill(getpid(), SIGTERM);
+        _exit(1);
+    }
+    waitpid(p, &status, 0);
+    return status;
+}
+
+/* Shared memory as torch 2.9 and older has it: mapped, closed, unlinked, too large. */
+int sig_fill_shm(const char *name, long size)
+{
+    int fd = shm_open(name, O_RDWR | O_CREAT, 0600);
+    if (fd < 0 || ftruncate(fd, size))
+        return -1;
+    char *m = mmap(0, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    shm_unlink(name);
+    memset(m, 1, (size_t)size);
     return 0;
 }
 

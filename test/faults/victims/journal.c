@@ -34,12 +34,13 @@ static void show_ring(const struct nng_rec *recs, uint64_t next, uint64_t n)
 
 static void show_fault(const struct nng_fault *f)
 {
-    printf(" fault state=%u signo=%d code=%d sender=%d sender_name=%s tid=%u addr=%#lx ip=%#lx sp=%#lx "
+    printf(" fault state=%u signo=%d code=%d sender=%d sender_name=%s tid=%u addr=%#lx ip=%#lx "
+           "sp=%#lx "
            "on_altstack=%u has_map=%u map=%#lx-%#lx prot=%u shared=%u deleted=%u devshm=%u ino=%lu "
            "size_source=%u size=%lu statfs=%u bavail=%lu blocks=%lu stack_low=%#lx handlers=%u "
            "stack_overflow=%u path=%s ip_path=%s abort=%s\n",
-           f->state, f->signo, f->code, f->sender_pid, f->sender_name, f->tid, f->addr, f->ip, f->sp,
-           f->on_altstack, f->has_map, f->map_start, f->map_end, f->map_prot, f->map_shared,
+           f->state, f->signo, f->code, f->sender_pid, f->sender_name, f->tid, f->addr, f->ip,
+           f->sp, f->on_altstack, f->has_map, f->map_start, f->map_end, f->map_prot, f->map_shared,
            f->map_deleted, f->map_devshm, f->map_ino, f->size_source, f->file_size, f->statfs_ok,
            f->fs_bavail, f->fs_blocks, f->stack_low, f->handlers, f->stack_overflow, f->map_path,
            f->ip_path, f->abort_msg);
@@ -51,9 +52,9 @@ int main(int argc, char **argv)
     struct nng_journal *j = mmap(0, sizeof *j, PROT_READ, MAP_SHARED, fd, 0);
     if (j == MAP_FAILED)
         return 2;
-    printf("header suspects=%u seen=%u incidents=%u closing=%u monitor=%u root_code=%d", j->hdr.suspects,
-           j->hdr.suspects_seen, j->hdr.incidents, j->hdr.closing, j->hdr.monitor_state,
-           j->hdr.root_code);
+    printf("header suspects=%u seen=%u incidents=%u closing=%u monitor=%u root_code=%d",
+           j->hdr.suspects, j->hdr.suspects_seen, j->hdr.incidents, j->hdr.closing,
+           j->hdr.monitor_state, j->hdr.root_code);
     for (int i = 0; i < NNG_H_COUNT; i++)
         printf(" h%d=%lu", i, (unsigned long)j->hdr.health[i]);
     printf("\n");
