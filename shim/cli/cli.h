@@ -40,7 +40,7 @@ struct nng_runs {
 bool nng_runs_base(unsigned i, char *out, size_t n, bool *asked);
 /* Add the runs of one folder; 0 or -errno. */
 int nng_runs_scan(struct nng_runs *r, const char *base);
-/* Of all folders above that are ours, or of NNGUARD_DIR alone where that holds any. */
+/* Of all folders above that are ours, or of NNGUARD_DIR alone where the library can use that. */
 void nng_runs_scan_all(struct nng_runs *r);
 void nng_runs_sort(struct nng_runs *r); /* newest first */
 void nng_runs_free(struct nng_runs *r);

@@ -99,7 +99,8 @@ static void explain(const char *dir, int err)
     case EPERM:
         nng_cli_say("%s/journal may not be read by you; ask as the user whose run it was", dir);
         break;
-    default: nng_cli_say("%s/journal cannot be read: %s", dir, strerror(-err));
+    default:
+        nng_cli_say("%s/journal cannot be read: %s", dir, strerror(-err));
     }
 }
 
@@ -183,6 +184,19 @@ static int print_run(const struct nng_run *r, bool json)
     return nng_cli_finish(0);
 }
 
+/* The folder may have been moved or copied since: where it lies now is its name. */
+static void name_run(struct nng_run *r, const char *dir)
+{
+    char real[4096];
+    if (!realpath(dir, real))
+        return;
+    const char *base = strrchr(real, '/');
+    if (base && base[1] && strlen(real) < sizeof r->dir) {
+        snprintf(r->dir, sizeof r->dir, "%s", real);
+        snprintf(r->id, sizeof r->id, "%s", base + 1);
+    }
+}
+
 /* Ask the journal. `quiet`: a run without anything to tell is passed over; 1 then. */
 static int show_silent(const char *dir, bool json, bool quiet)
 {
@@ -197,6 +211,7 @@ static int show_silent(const char *dir, bool json, bool quiet)
     } else if (err && !quiet) {
         explain(dir, err);
     } else if (!err && (r->n_incidents > 0 || r->ended_silently)) {
+        name_run(r, dir);
         nng_report_write(r); /* a folder that cannot be written is no reason to say less */
         status = print_run(r, json);
     } else if (!err && !quiet) {
@@ -220,14 +235,19 @@ static int show_run(const char *dir, bool json)
         if (state_remark(s))
             nng_cli_say("%s", state_remark(s));
         return show_file(dir, json);
-    case ST_SILENT: return show_silent(dir, json, false);
-    case ST_LIVE: nng_cli_say("the run in %s still goes on and has had no incident", dir); return 1;
+    case ST_SILENT:
+        return show_silent(dir, json, false);
+    case ST_LIVE:
+        nng_cli_say("the run in %s still goes on and has had no incident", dir);
+        return 1;
     case ST_NOTHING:
         nng_cli_say("nothing to show: in the run in %s nothing went wrong that nnguard knows of",
                     dir);
         return 1;
     case ST_BAD:
-    default: explain(dir, err); return 1;
+    default:
+        explain(dir, err);
+        return 1;
     }
 }
 

@@ -35,15 +35,20 @@ bool nng_runs_base(unsigned i, char *out, size_t n, bool *asked)
         v = env("TMPDIR");
         snprintf(out, n, "%s/nnguard-%u", v ? v : "/tmp", uid);
         return true;
-    case 2: snprintf(out, n, "/var/tmp/nnguard-%u", uid); return true;
+    case 2:
+        snprintf(out, n, "/var/tmp/nnguard-%u", uid);
+        return true;
     case 3:
         if ((v = env("XDG_STATE_HOME")))
             snprintf(out, n, "%s/nnguard", v);
         else if ((v = env("HOME")))
             snprintf(out, n, "%s/.local/state/nnguard", v);
         return true;
-    case 4: snprintf(out, n, "./nnguard-%u", uid); return true;
-    default: return false;
+    case 4:
+        snprintf(out, n, "./nnguard-%u", uid);
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -105,9 +110,9 @@ void nng_runs_scan_all(struct nng_runs *r)
     for (unsigned i = 0; nng_runs_base(i, base, sizeof base, &asked); i++) {
         if (!base[0] || (!asked && !is_ours(base)))
             continue;
-        nng_runs_scan(r, base);
-        if (asked && r->n)
-            break;
+        int err = nng_runs_scan(r, base);
+        if (asked && !err && (r->n || (is_ours(base) && !access(base, W_OK))))
+            break; /* the library took it, so it did not look further */
     }
     nng_runs_sort(r);
 }

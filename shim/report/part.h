@@ -71,6 +71,7 @@ enum nng_word {
     W_T_ENDED,
     W_T_COMMAND,
     W_T_RUNS_ON,
+    W_T_SILENT_END,
     W_T_ADVICE,
     W_T_COST,
     W_T_EVIDENCE,

@@ -21,11 +21,16 @@ void nng_say_rescued(char *out, size_t n, const struct nng_rescued *r, enum nng_
     nng_text_bytes(total, sizeof total, r->shm_total);
     nng_text_bytes(bytes, sizeof bytes, (int64_t)(r->bytes & INT64_MAX));
     nng_text_bytes(peak, sizeof peak, (int64_t)(r->peak & INT64_MAX));
-    snprintf(out, n,
-             lang == NNG_ZH ? "/dev/shm(%s)太小:%llu 个批次改用普通内存(共 %s,同时最多 %s)"
-                            : "/dev/shm (%s) was too small: %llu batches went to ordinary memory "
-                              "(%s in all, at most %s at a time)",
-             total, (unsigned long long)r->segments, bytes, peak);
+    unsigned long long pieces = r->segments;
+    if (lang == NNG_ZH)
+        snprintf(out, n, "/dev/shm 太小(%s):放不下的数据改用了普通内存(%llu 块,共 %s,同时最多 %s)",
+                 total, pieces, bytes, peak);
+    else
+        snprintf(
+            out, n,
+            "/dev/shm was too small (%s): what did not fit went to ordinary memory (%llu %s, %s "
+            "in all, at most %s at a time)",
+            total, pieces, pieces == 1 ? "piece" : "pieces", bytes, peak);
 }
 
 size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_style *s)
@@ -37,6 +42,7 @@ size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_s
     char line[NNG_LINE_MAX];
     memset(&ev, 0, sizeof ev);
     memset(&v, 0, sizeof v);
+    v.confidence = NNG_CERTAIN;
     ev.machine = r->machine;
     ev.workers_at_once = r->rescued.workers;
     nng_say_rescued(line, sizeof line, &r->rescued, lang);

@@ -49,7 +49,7 @@ static void head(struct nng_out *o, const struct nng_run *r, enum nng_lang lang)
         nng_say_time(at, sizeof at, r, r->end_boot_ns, NNG_CLOCK_DATE);
         nng_out_line(o, "  %s", SAY(line, lang, W_T_ENDED, at, status));
     } else {
-        nng_out_line(o, "  %s", nng_word(W_T_RUNS_ON, lang));
+        nng_out_line(o, "  %s", nng_word(r->ended_silently ? W_T_SILENT_END : W_T_RUNS_ON, lang));
     }
     size_t len = 0;
     command[0] = 0;

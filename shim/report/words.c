@@ -88,6 +88,7 @@ static const struct {
     [W_T_ENDED] = {"ended     {1}, {2}", "结束   {1}，{2}"},
     [W_T_COMMAND] = {"command   {1}", "命令   {1}"},
     [W_T_RUNS_ON] = {"ended     not yet", "结束   尚未"},
+    [W_T_SILENT_END] = {"ended     without a word", "结束   无声无息"},
     [W_T_ADVICE] = {"What to do", "怎么办"},
     [W_T_COST] = {"price: {1}", "代价：{1}"},
     [W_T_EVIDENCE] = {"Evidence", "证据"},

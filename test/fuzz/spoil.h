@@ -39,6 +39,8 @@ static void spoil_remove(void)
 
 static void spoil_process(uint32_t pid, uint32_t ppid, enum nng_birth birth, const char *cmdline)
 {
+    static const char tail[] =
+        "Traceback (most recent call last):\n  File \"a.py\", line 1, in f\nKeyError: 1\n";
     struct nng_proc *p = nng_proc_claim();
     nng_self = p;
     p->pid = pid;
@@ -50,8 +52,7 @@ static void spoil_process(uint32_t pid, uint32_t ppid, enum nng_birth birth, con
     strcpy(p->cmdline, cmdline);
     nng_put(&(struct nng_put){
         .type = NNG_R_BIRTH, .a = ppid, .b = p - spoil_j->procs, .c = birth, .text = "python3"});
-    nng_tail_put("Traceback (most recent call last):\n  File \"a.py\", line 1, in f\nKeyError: 1\n",
-                 77);
+    nng_tail_put(tail, sizeof tail - 1);
     nng_file_put("/data/case_001.npz");
 }
 
@@ -152,6 +153,21 @@ static void spoil_sign(void)
                      (uint64_t)(i + 1) << 32 | nng_rec_check(&spoil_j->events[i], i));
 }
 
+/* Parts to be undone; beyond that many, everything is. */
+static struct {
+    size_t start, size;
+} spoil_parts[64];
+static size_t spoil_n_parts;
+
+static void spoil_touched(size_t start, size_t size)
+{
+    if (spoil_n_parts < 64) {
+        spoil_parts[spoil_n_parts].start = start;
+        spoil_parts[spoil_n_parts].size = size;
+    }
+    spoil_n_parts++;
+}
+
 static void spoil_apply(const uint8_t *data, size_t n)
 {
     bool sign = n && data[0] & 1;
@@ -164,15 +180,26 @@ static void spoil_apply(const uint8_t *data, size_t n)
         if (len > size - offset)
             len = size - offset;
         memcpy((char *)spoil_j + start + offset, data + i, len);
+        spoil_touched(start, size);
         i += len;
     }
     if (sign)
         spoil_sign();
 }
 
+static void spoil_restore(size_t start, size_t size)
+{
+    memcpy((unsigned char *)spoil_j + start, spoil_whole + start, size);
+}
+
 static void spoil_undo(void)
 {
-    memcpy(spoil_j, spoil_whole, sizeof *spoil_j);
+    if (spoil_n_parts > 64)
+        spoil_restore(0, sizeof *spoil_j);
+    for (size_t i = 0; i < spoil_n_parts && i < 64; i++)
+        spoil_restore(spoil_parts[i].start, spoil_parts[i].size);
+    spoil_restore(offsetof(struct nng_journal, events), 16 * sizeof(struct nng_rec));
+    spoil_n_parts = 0;
 }
 
 #endif
