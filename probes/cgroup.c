@@ -124,16 +124,16 @@ static bool split_mount(char *line, struct fields *f)
     return true;
 }
 
-/* Path below a mount's root, or NULL where it lies elsewhere. */
-static const char *below(const char *path, const char *root)
+/* Where in `path` the part below a mount's root starts, or -1 where it lies elsewhere. */
+static int below(const char *path, const char *root)
 {
     size_t n = strlen(root);
 
     if (!strcmp(root, "/"))
-        return path;
+        return 0;
     if (strncmp(path, root, n) || (path[n] != '/' && path[n] != '\0'))
-        return NULL;
-    return path + n;
+        return -1;
+    return (int)n;
 }
 
 static bool offers(const struct fields *f, const struct place *p, const char *controller)
@@ -143,11 +143,11 @@ static bool offers(const struct fields *f, const struct place *p, const char *co
 }
 
 /* A mount whose root is above the path is better than any other; the later one hides the earlier. */
-static void consider(struct mount *m, const struct fields *f, const struct place *p)
+static void consider(struct mount *m, const struct fields *f, const char *path)
 {
-    bool fits = below(p->path, f->root) != NULL;
+    bool fits = below(path, f->root) >= 0;
 
-    if (m->found && below(p->path, m->root) && !fits)
+    if (m->found && below(path, m->root) >= 0 && !fits)
         return;
     if (strlen(f->root) >= sizeof m->root || strlen(f->point) >= sizeof m->point)
         return;
@@ -172,9 +172,9 @@ static void find_mounts(const struct place *mem, struct mount *mm, const struct 
             if (!split_mount(line, &f))
                 continue;
             if (offers(&f, mem, "memory"))
-                consider(mm, &f, mem);
+                consider(mm, &f, mem->path);
             if (offers(&f, pids, "pids"))
-                consider(pm, &f, pids);
+                consider(pm, &f, pids->path);
         }
     }
     nng_probes_lines_close(l);
@@ -224,14 +224,15 @@ static bool join(char out[512], const char *a, const char *b)
 
 static bool locate(int pid, const struct place *p, const struct mount *m, char folder[512])
 {
-    const char *rest;
+    int rest;
 
     if (!m->found)
         return false;
     rest = below(p->path, m->root);
     /* "/../x" is a group outside of our cgroup namespace: no path below the mount leads there */
     bool outside = !strncmp(p->path, "/..", 3) && (p->path[3] == '/' || p->path[3] == '\0');
-    if (rest && !outside && join(folder, m->point, rest) && has(folder, "cgroup.procs"))
+    if (rest >= 0 && !outside && join(folder, m->point, p->path + rest) &&
+        has(folder, "cgroup.procs"))
         return true;
     if (!outside && join(folder, m->point, p->path) && has(folder, "cgroup.procs") &&
         (!strcmp(m->root, "/") || lists(folder, pid)))
@@ -272,6 +273,7 @@ int nng_cgroup_find(int pid, struct nng_cgroup *out)
 {
     struct place mem, pids;
     struct mount mm, pm;
+    int64_t max, current;
     int err;
 
     memset(out, 0, sizeof *out);
@@ -295,7 +297,7 @@ int nng_cgroup_find(int pid, struct nng_cgroup *out)
     if (!out->pids_version)
         out->pids[0] = out->pids_top[0] = '\0';
     else
-        nng_cgroup_pids(out, &(int64_t){0}, &(int64_t){0}, &out->pids_events, NULL, 0);
+        nng_cgroup_pids(out, &max, &current, &out->pids_events, NULL, 0);
     return 0;
 }
 
@@ -448,7 +450,8 @@ int nng_cgroup_pids(const struct nng_cgroup *cg, int64_t *max, int64_t *current,
     strcpy(at, cg->pids);
     strcpy(best, at);
     *current = number(at, "pids.current");
-    for (int i = 0; i < LEVELS_MAX; i++) { /* of several limits the one with the least room counts */
+    /* Of several limits the one with the least room counts. */
+    for (int i = 0; i < LEVELS_MAX; i++) {
         int64_t limit = number(at, "pids.max"), used = number(at, "pids.current");
         if (limit >= 0 && used >= 0 && limit - used < least) {
             least = limit - used;

@@ -37,7 +37,7 @@ int nng_devshm_young_s = 10;
 struct file {
     uint64_t ino; /* 0: free slot */
     int64_t bytes;
-    bool exact;   /* bytes are the file's blocks, not a mapping's length */
+    bool exact; /* bytes are the file's blocks, not a mapping's length */
     bool by_run, by_any;
 };
 
@@ -45,8 +45,8 @@ struct look { /* one reading */
     dev_t dev;
     uint64_t until_ns;
     int fds;
-    bool cut;    /* time or number ran out */
-    bool hidden; /* a process could not be looked into */
+    bool cut;         /* time or number ran out */
+    bool hidden;      /* a process could not be looked into */
     char prefix[512]; /* how paths to its files start, as /proc shows them */
     char link[64];    /* where /dev/shm points to, "" if it is no link */
     unsigned n_files;

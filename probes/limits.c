@@ -204,7 +204,8 @@ void nng_pidscope_read(int pid, const struct nng_cgroup *cg, struct nng_pidscope
     memset(out, 0, sizeof *out);
     out->max = out->current = out->max_events = out->user_tasks = out->threads_max = -1;
     out->nproc_soft = -2;
-    if (cg && !nng_cgroup_pids(cg, &out->max, &out->current, &events, out->path, sizeof out->path) &&
+    if (cg &&
+        !nng_cgroup_pids(cg, &out->max, &out->current, &events, out->path, sizeof out->path) &&
         events >= 0 && cg->pids_events >= 0 && events > cg->pids_events)
         out->max_events = events - cg->pids_events; /* no rise proves nothing: the first reading may
                                                        have come after the failure */

@@ -290,12 +290,14 @@ static bool libc_of(const char *file, struct nng_machine *m)
                 break;
             const char *p = memmem(buf, (size_t)got, mark, sizeof mark - 1);
             size_t rest = p ? (size_t)(buf + got - p) : 0;
-            const char *v = p ? memmem(p, rest < 128 ? rest : 128, release, sizeof release - 1) : NULL;
+            const char *v =
+                p ? memmem(p, rest < 128 ? rest : 128, release, sizeof release - 1) : NULL;
             if (!v)
                 continue;
             v += sizeof release - 1;
             int len = 0;
-            while (v + len < buf + got && len < 8 && (isdigit((unsigned char)v[len]) || v[len] == '.'))
+            while (v + len < buf + got && len < 8 &&
+                   (isdigit((unsigned char)v[len]) || v[len] == '.'))
                 len++;
             while (len && v[len - 1] == '.')
                 len--;
@@ -312,9 +314,9 @@ static bool libc_of(const char *file, struct nng_machine *m)
 
 static void find_libc(struct nng_machine *m)
 {
-    static const char *const files[] = {
-        "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib64/libc.so.6",
-        "/lib/aarch64-linux-gnu/libc.so.6", "/usr/lib/libc.so.6"};
+    static const char *const files[] = {"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6",
+                                        "/usr/lib64/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6",
+                                        "/usr/lib/libc.so.6"};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         if (libc_of(files[i], m))
             return;

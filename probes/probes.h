@@ -17,10 +17,10 @@ extern const char *nng_probe_root;
 /* ---- procfs.c ---- */
 struct nng_pstat {
     int pid, ppid, pgrp, session;
-    char state;            /* 'R' 'S' 'Z' ... */
+    char state; /* 'R' 'S' 'Z' ... */
     char comm[16];
     uint64_t start_ticks;
-    int exit_code;         /* wait status, meaningful only for 'Z'; 0 may mean "may not be read" */
+    int exit_code; /* wait status, meaningful only for 'Z'; 0 may mean "may not be read" */
     bool exit_code_readable; /* false where the kernel hides it (no ptrace access) */
     uint64_t utime_ns, stime_ns;
     int threads;
@@ -29,7 +29,7 @@ int nng_proc_stat(int pid, struct nng_pstat *out); /* 0 or -errno (-ESRCH gone) 
 int64_t nng_proc_rss(int pid);                     /* bytes, /proc/PID/statm; -1 */
 /* Arguments separated by spaces, cleaned, secrets replaced; "" where unreadable. */
 void nng_proc_cmdline(int pid, char *out, size_t n);
-void nng_proc_name(int pid, char *out, size_t n); /* comm, cleaned */
+void nng_proc_name(int pid, char *out, size_t n);  /* comm, cleaned */
 int nng_proc_children(int pid, int *out, int max); /* via task/PID/children, else a scan; count */
 
 /* ---- pidfd.c ---- */
@@ -39,10 +39,11 @@ int nng_pidfd_open(int pid); /* fd (close-on-exec) or -errno; -ENOSYS/-EPERM: us
 int nng_pidfd_status(int pidfd, int *status);
 
 /* ---- cgroup.c ---- */
-struct nng_cgroup { /* where a process' memory and pids controllers are; resolved once, cheap to read */
-    int version;          /* of memory: 1, 2, 0 none */
-    char mem[512];        /* absolute folder of its own memory cgroup, as seen from here */
-    char mem_top[512];    /* topmost folder reachable above it (mount point) */
+struct
+    nng_cgroup { /* where a process' memory and pids controllers are; resolved once, cheap to read */
+    int version;       /* of memory: 1, 2, 0 none */
+    char mem[512];     /* absolute folder of its own memory cgroup, as seen from here */
+    char mem_top[512]; /* topmost folder reachable above it (mount point) */
     int pids_version;
     char pids[512];
     char pids_top[512];
@@ -51,16 +52,19 @@ struct nng_cgroup { /* where a process' memory and pids controllers are; resolve
 int nng_cgroup_find(int pid, struct nng_cgroup *out); /* 0, -errno */
 struct nng_cgmem {
     int64_t usage, limit, swap_limit, peak;
-    int64_t kills;   /* own oom_kill: v2 memory.events.local (memory.events where absent and it has no
+    int64_t kills; /* own oom_kill: v2 memory.events.local (memory.events where absent and it has no
                         children), v1 memory.oom_control; -1 */
-    int64_t fails;   /* v2 memory.events.local max + oom, v1 memory.failcnt; -1 */
+    int64_t fails; /* v2 memory.events.local max + oom, v1 memory.failcnt; -1 */
     bool group;
-    int64_t oomd;    /* user.oomd_kill xattr as number; -1 none */
+    int64_t oomd; /* user.oomd_kill xattr as number; -1 none */
 };
 int nng_cgroup_mem(const char *folder, int version, struct nng_cgmem *out);
 /* The nearest of own and ancestor cgroups whose fail counter rose since `before` was taken, i.e. whose
  * limit was hit. before/after: arrays filled by nng_cgroup_chain, own first. */
-struct nng_cglevel { char folder[512]; struct nng_cgmem mem; };
+struct nng_cglevel {
+    char folder[512];
+    struct nng_cgmem mem;
+};
 int nng_cgroup_chain(const struct nng_cgroup *cg, struct nng_cglevel *out, int max);
 int nng_cgroup_procs(const char *folder, int *pids, int max); /* count or -errno */
 /* pids controller: nearest level with a limit; max -1 none. */
@@ -77,7 +81,7 @@ void nng_kmsg_poll(struct nng_kmsg_reader *k);
  * victim? pid compared only if this is the initial pid namespace, else name and RSS and time. */
 void nng_kmsg_match(struct nng_kmsg_reader *k, int pid, const char *comm, int64_t rss,
                     uint64_t from_ns, uint64_t to_ns, struct nng_kmsg *out);
-int64_t nng_vmstat_oom_kill(void); /* /proc/vmstat oom_kill, -1 */
+int64_t nng_vmstat_oom_kill(void);              /* /proc/vmstat oom_kill, -1 */
 void nng_hostmem_read(struct nng_hostmem *out); /* vmstat_kills is left at -1 */
 
 /* ---- devshm.c ---- */
@@ -87,7 +91,8 @@ void nng_devshm_read(const int *pids, int n, struct nng_shm *out);
 int64_t nng_devshm_used(void); /* statfs only; -1 */
 
 /* ---- limits.c ---- */
-void nng_limits_read(int pid, struct nng_usage *out); /* prlimit + /proc/PID/status of a live process */
+void nng_limits_read(int pid,
+                     struct nng_usage *out); /* prlimit + /proc/PID/status of a live process */
 void nng_pidscope_read(int pid, const struct nng_cgroup *cg, struct nng_pidscope *out);
 
 /* ---- machine.c ---- */
@@ -107,7 +112,8 @@ struct nng_stack_raw;
 struct nng_stack_raw *nng_stack_take(int pid, int tid, const struct nng_fault *fault, int limit_ms,
                                      int *err);
 /* Resolve names (reads ELF files: slow, after the process was let go), find the culprit, free raw. */
-void nng_stack_resolve(struct nng_stack_raw *raw, const struct nng_fault *fault, struct nng_stack *out);
+void nng_stack_resolve(struct nng_stack_raw *raw, const struct nng_fault *fault,
+                       struct nng_stack *out);
 /* Without ptrace: the top frame from the fault record. */
 void nng_stack_from_fault(const struct nng_fault *fault, struct nng_stack *out);
 /* Python frames from faulthandler's dump in a tail ("Fatal Python error: ..." block). */

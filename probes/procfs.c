@@ -100,7 +100,7 @@ int64_t nng_proc_rss(int pid)
 /* ---- secrets ---------------------------------------------------------------------------------- */
 static bool secret_name(const char *s, size_t n)
 {
-    static const char *const words[] = {"token",  "key",        "password", "passwd",
+    static const char *const words[] = {"token",  "key",        "password",  "passwd",
                                         "secret", "credential", "passphrase"};
     for (size_t i = 0; i < n; i++)
         for (size_t w = 0; w < sizeof words / sizeof words[0]; w++) {

@@ -13,7 +13,8 @@
 #include <sys/types.h>
 
 /* nng_probe_root in front of the path; false: too long. */
-bool nng_probes_path(char *out, size_t n, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+bool nng_probes_path(char *out, size_t n, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* open(2) for reading, close-on-exec, never blocking. `path` already has the root. fd or -errno. */
 int nng_probes_open(const char *path);
 /* Read at most n - 1 bytes of a file below the root, terminated. Length or -errno. */
@@ -34,7 +35,8 @@ struct nng_probes_lines { /* line by line; memory stays the same however long th
     size_t budget; /* bytes that may still be read */
     char buf[8192];
 };
-int nng_probes_lines_open(struct nng_probes_lines *l, const char *path, size_t budget); /* 0, -errno */
+int nng_probes_lines_open(struct nng_probes_lines *l, const char *path,
+                          size_t budget);                /* 0, -errno */
 char *nng_probes_lines_next(struct nng_probes_lines *l); /* without the newline; NULL at the end */
 void nng_probes_lines_close(struct nng_probes_lines *l);
 

@@ -194,8 +194,8 @@ static void let_go(struct taker *t)
         int tid = t->threads[i];
         long sig = 0;
         /* EINVAL here tells a group stop or our own interrupt from a signal on its way. */
-        if (ptrace(PTRACE_GETSIGINFO, tid, NULL, &si) == 0 && si.si_code >> 8 != PTRACE_EVENT_STOP &&
-            si.si_signo != SIGTRAP)
+        if (ptrace(PTRACE_GETSIGINFO, tid, NULL, &si) == 0 &&
+            si.si_code >> 8 != PTRACE_EVENT_STOP && si.si_signo != SIGTRAP)
             sig = si.si_signo;
         ptrace(PTRACE_DETACH, tid, NULL, (void *)sig);
     }
@@ -210,7 +210,8 @@ static const unsigned char *page_at(struct taker *t, uint64_t addr)
     if (base == 0)
         return NULL;
     if (p->addr != base) {
-        struct iovec to = {p->data, NNG_STACK_PAGE}, from = {(void *)(uintptr_t)base, NNG_STACK_PAGE};
+        struct iovec to = {p->data, NNG_STACK_PAGE},
+                     from = {(void *)(uintptr_t)base, NNG_STACK_PAGE};
         if (late(t))
             return NULL;
         p->addr = base;
@@ -314,7 +315,8 @@ static bool read_headers(struct taker *t, struct nng_stack_module *m)
         return false;
     for (unsigned i = 0; i < eh.e_phnum && !load; i++)
         if (ph[i].p_type == PT_LOAD) {
-            m->bias = m->start - ((ph[i].p_vaddr - ph[i].p_offset) & ~(uint64_t)(NNG_STACK_PAGE - 1));
+            m->bias =
+                m->start - ((ph[i].p_vaddr - ph[i].p_offset) & ~(uint64_t)(NNG_STACK_PAGE - 1));
             load = true;
         }
     for (unsigned i = 0; i < eh.e_phnum && load; i++)
@@ -357,7 +359,8 @@ static int module_of(struct taker *t, int at)
 }
 
 /* ---- libunwind's questions -------------------------------------------------------------------- */
-static int find_proc_info(unw_addr_space_t as, unw_word_t ip, unw_proc_info_t *pi, int need, void *arg)
+static int find_proc_info(unw_addr_space_t as, unw_word_t ip, unw_proc_info_t *pi, int need,
+                          void *arg)
 {
     struct taker *t = arg;
     unw_dyn_info_t di;
@@ -405,7 +408,8 @@ static int access_reg(unw_addr_space_t as, unw_regnum_t reg, unw_word_t *val, in
     return 0;
 }
 
-static int access_fpreg(unw_addr_space_t as, unw_regnum_t reg, unw_fpreg_t *val, int write, void *arg)
+static int access_fpreg(unw_addr_space_t as, unw_regnum_t reg, unw_fpreg_t *val, int write,
+                        void *arg)
 {
     (void)as, (void)reg, (void)val, (void)write, (void)arg;
     return -UNW_EBADREG;
@@ -417,7 +421,8 @@ static int no_resume(unw_addr_space_t as, unw_cursor_t *c, void *arg)
     return -UNW_EINVAL;
 }
 
-static int no_name(unw_addr_space_t as, unw_word_t ip, char *buf, size_t n, unw_word_t *off, void *arg)
+static int no_name(unw_addr_space_t as, unw_word_t ip, char *buf, size_t n, unw_word_t *off,
+                   void *arg)
 {
     (void)as, (void)ip, (void)buf, (void)n, (void)off, (void)arg;
     return -UNW_ENOINFO;

@@ -276,8 +276,8 @@ static void why_not(int pid, int err, char *out, size_t n)
     char path[64], text[2048];
 
     snprintf(path, sizeof path, "/proc/%d/status", pid);
-    int64_t tracer = nng_probes_slurp(path, text, sizeof text) > 0 ? nng_probes_keyed(text, "TracerPid")
-                                                                   : -1;
+    int64_t tracer =
+        nng_probes_slurp(path, text, sizeof text) > 0 ? nng_probes_keyed(text, "TracerPid") : -1;
     if (err == -EPERM && tracer > 0)
         snprintf(out, n, "already traced by pid %lld", (long long)tracer);
     else if (err == -EPERM || err == -EACCES)
@@ -292,7 +292,8 @@ static void why_not(int pid, int err, char *out, size_t n)
         snprintf(out, n, "ptrace failed (errno %d)", -err);
 }
 
-void nng_stack_resolve(struct nng_stack_raw *raw, const struct nng_fault *fault, struct nng_stack *out)
+void nng_stack_resolve(struct nng_stack_raw *raw, const struct nng_fault *fault,
+                       struct nng_stack *out)
 {
     /* acquire: the frames below n are complete; pairs with the release in stack.c */
     int n = atomic_load_explicit(&raw->n, memory_order_acquire);

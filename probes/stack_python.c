@@ -34,7 +34,8 @@ static bool frame(const char *line, size_t n, char out[200])
     if (n < sizeof head - 1 || strncmp(line, head, sizeof head - 1))
         return false;
     line += sizeof head - 1;
-    for (const char *p = line; p < end && (p = memmem(p, (size_t)(end - p), mid, sizeof mid - 1)); p++)
+    for (const char *p = line; p < end && (p = memmem(p, (size_t)(end - p), mid, sizeof mid - 1));
+         p++)
         at = p;
     if (!at)
         return false;
@@ -49,7 +50,8 @@ static bool frame(const char *line, size_t n, char out[200])
         func = 60;
     room = 199 - func - 24;
     if (file > room) /* the end of a path tells more than its start */
-        snprintf(out, 200, "...%.*s:%lu %.*s", room - 3, line + file - (room - 3), number, func, in);
+        snprintf(out, 200, "...%.*s:%lu %.*s", room - 3, line + file - (room - 3), number, func,
+                 in);
     else
         snprintf(out, 200, "%.*s:%lu %.*s", file, line, number, func, in);
     return true;

@@ -14,11 +14,11 @@
 #define NNG_STACK_PAGE 4096
 
 struct nng_stack_module {
-    uint64_t start, end; /* of its first mapping */
-    uint64_t bias;       /* address in memory - address in the file */
+    uint64_t start, end;               /* of its first mapping */
+    uint64_t bias;                     /* address in memory - address in the file */
     uint64_t eh_hdr, eh_entries, last; /* unwind table; last: end of its last mapping */
-    uint64_t hash;       /* of its first page in memory; 0: not read, names cannot be trusted */
-    char path[256];      /* "" where it does not fit */
+    uint64_t hash;  /* of its first page in memory; 0: not read, names cannot be trusted */
+    char path[256]; /* "" where it does not fit */
 };
 
 struct nng_stack_raw {

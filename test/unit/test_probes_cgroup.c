@@ -28,8 +28,8 @@ static void v1_group(const char *folder, const char *limit, const char *failcnt,
 static void v2_group(const char *folder, const char *max, const char *events, const char *local)
 {
     char path[256];
-    const char *const files[][2] = {{"cgroup.procs", "42\n"}, {"memory.current", "4096\n"},
-                                    {"memory.max", max},      {"memory.swap.max", "0\n"},
+    const char *const files[][2] = {{"cgroup.procs", "42\n"},  {"memory.current", "4096\n"},
+                                    {"memory.max", max},       {"memory.swap.max", "0\n"},
                                     {"memory.peak", "8192\n"}, {"memory.oom.group", "1\n"},
                                     {"memory.events", events}, {"memory.events.local", local}};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
@@ -169,11 +169,10 @@ static void test_mountinfo__escapes_and_several_mounts__fitting_one_wins(void **
 {
     struct nng_cgroup cg;
     (void)s;
-    put_text("/proc/self/mountinfo",
-             "garbage\n\n36 31 0:32\n"
-             "35 31 0:32 / /mnt/my\\040cg rw - cgroup cgroup rw,memory\n"
-             "36 31 0:32 /other /mnt/other rw - cgroup cgroup rw,memory\n"
-             "37 31 0:33 / /mnt/cpu rw - cgroup cgroup rw,cpu\n");
+    put_text("/proc/self/mountinfo", "garbage\n\n36 31 0:32\n"
+                                     "35 31 0:32 / /mnt/my\\040cg rw - cgroup cgroup rw,memory\n"
+                                     "36 31 0:32 /other /mnt/other rw - cgroup cgroup rw,memory\n"
+                                     "37 31 0:33 / /mnt/cpu rw - cgroup cgroup rw,cpu\n");
     put_text("/proc/42/cgroup", "4:memory:/job\n");
     v1_group("/mnt/my cg/job", "1048576\n", "0\n", "0");
     assert_int_equal(nng_cgroup_find(42, &cg), 0);

@@ -68,8 +68,8 @@ static void status(int pid, int uid, const char *cap, int threads)
 {
     char path[64], text[256];
     snprintf(path, sizeof path, "/proc/%d/status", pid);
-    snprintf(text, sizeof text, "Name:\tx\nUid:\t%d\t%d\t%d\t%d\nThreads:\t%d\nCapEff:\t%s\n", uid, uid,
-             uid, uid, threads, cap);
+    snprintf(text, sizeof text, "Name:\tx\nUid:\t%d\t%d\t%d\t%d\nThreads:\t%d\nCapEff:\t%s\n", uid,
+             uid, uid, uid, threads, cap);
     put_text(path, text);
 }
 

@@ -29,7 +29,8 @@ static void append(struct nng_kmsg_reader *k, int prio, uint64_t ago_ns, const c
 
 static struct nng_kmsg_reader *opened(bool initial)
 {
-    put_text("/dev/kmsg", "6,1,1,-;Memory cgroup out of memory: Killed process 9 (old)" KILL_TAIL "\n");
+    put_text("/dev/kmsg",
+             "6,1,1,-;Memory cgroup out of memory: Killed process 9 (old)" KILL_TAIL "\n");
     if (initial)
         put_link("/proc/self/ns/pid", "/proc/self/ns/pid");
     struct nng_kmsg_reader *k = nng_kmsg_open();
@@ -166,7 +167,8 @@ static void test_poll__old_kernel__two_lines(void **s)
     match(k, 5, "python3", -1, &out);
     assert_true(out.found && out.global);
     assert_int_equal(out.anon_rss, 8192);
-    append(k, 3, 0, "Memory cgroup out of memory: Kill process 4712 (sh) score 1 or sacrifice child");
+    append(k, 3, 0,
+           "Memory cgroup out of memory: Kill process 4712 (sh) score 1 or sacrifice child");
     append(k, 3, 0, "Killed process 4712 (sh) total-vm:4kB, anon-rss:8kB, file-rss:0kB");
     match(k, 6, "sh", -1, &out);
     assert_true(out.found);
@@ -220,8 +222,8 @@ static void test_poll__more_kills_than_kept__newest_stay(void **s)
     (void)s;
     struct nng_kmsg_reader *k = opened(false);
     for (int i = 0; i < 200; i++) {
-        snprintf(line, sizeof line, "Memory cgroup out of memory: Killed process %d (w%d)" KILL_TAIL,
-                 1000 + i, i);
+        snprintf(line, sizeof line,
+                 "Memory cgroup out of memory: Killed process %d (w%d)" KILL_TAIL, 1000 + i, i);
         append(k, 3, 0, line);
     }
     match(k, 1, "w199", -1, &out);

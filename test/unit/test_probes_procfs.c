@@ -60,8 +60,8 @@ static void test_stat__zombie__wait_status(void **s)
 static void test_stat__gone_and_garbage__errors(void **s)
 {
     struct nng_pstat st;
-    static const char *const bad[] = {"", "42", "42 (", "42 (x)", "42 (x) ", "42 )x( S 1",
-                                      "42 (x) S 1 2 3"};
+    static const char *const bad[] = {"",        "42",         "42 (",          "42 (x)",
+                                      "42 (x) ", "42 )x( S 1", "42 (x) S 1 2 3"};
     (void)s;
     assert_int_equal(nng_proc_stat(42, &st), -ESRCH);
     assert_int_equal(nng_proc_stat(0, &st), -ESRCH);

@@ -152,7 +152,8 @@ static int tracer_of(pid_t pid)
     return (int)nng_probes_keyed(text, "TracerPid");
 }
 
-static void names_are(const struct nng_stack *s, int at, const char *a, const char *b, const char *c)
+static void names_are(const struct nng_stack *s, int at, const char *a, const char *b,
+                      const char *c)
 {
     assert_true(s->n >= at + 3);
     assert_string_equal(s->frame[at].symbol, a);
@@ -322,10 +323,13 @@ static void make_elf(struct elf *e)
     e->eh.e_shoff = offsetof(struct elf, sh);
     e->eh.e_shentsize = sizeof(Elf64_Shdr);
     e->eh.e_shnum = 3;
-    e->sh[1] = (Elf64_Shdr){.sh_type = SHT_DYNSYM, .sh_offset = offsetof(struct elf, sym),
-                            .sh_size = sizeof e->sym, .sh_entsize = sizeof(Elf64_Sym), .sh_link = 2};
-    e->sh[2] = (Elf64_Shdr){.sh_type = SHT_STRTAB, .sh_offset = offsetof(struct elf, str),
-                            .sh_size = sizeof e->str};
+    e->sh[1] = (Elf64_Shdr){.sh_type = SHT_DYNSYM,
+                            .sh_offset = offsetof(struct elf, sym),
+                            .sh_size = sizeof e->sym,
+                            .sh_entsize = sizeof(Elf64_Sym),
+                            .sh_link = 2};
+    e->sh[2] = (Elf64_Shdr){
+        .sh_type = SHT_STRTAB, .sh_offset = offsetof(struct elf, str), .sh_size = sizeof e->str};
     memcpy(e->str, "\0first\0second\0third\0al\xffien", 26);
     for (int i = 1; i < 4; i++) {
         e->sym[i].st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC);
