@@ -10,6 +10,7 @@
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -48,6 +49,8 @@ static const char *reason(long err)
         return "a symbolic link";
     case ENOENT:
         return "cannot be made";
+    case EFBIG:
+        return "file size limit";
     case ENAMETOOLONG:
         return "name too long";
     default:
@@ -168,6 +171,11 @@ static long make_run_dir(long base, const char *dir, int64_t now)
 
 void nng_start_remove_run(void)
 {
+    if (!run_dir[0] && nng_journal && nng_st.root) { /* this root exec'd itself meanwhile */
+        nng_fmt_str(run_dir, run_dir + sizeof run_dir, nng_journal->hdr.run_dir);
+        nng_fmt_str(nng_fmt_str(journal_path, journal_path + sizeof journal_path, run_dir),
+                    journal_path + sizeof journal_path, "/journal");
+    }
     if (!run_dir[0])
         return;
     nng_sys3(SYS_unlinkat, AT_FDCWD, journal_path, 0);
@@ -190,6 +198,10 @@ static long write_zeros(long fd, size_t size)
     return 0;
 }
 
+struct limit {
+    uint64_t soft, hard;
+};
+
 static long allocate(long fd, size_t size)
 {
     long r;
@@ -199,9 +211,44 @@ static long allocate(long fd, size_t size)
     return r == -EOPNOTSUPP || r == -ENOSYS || r == -EINVAL ? write_zeros(fd, size) : r;
 }
 
+/* Room for the journal under RLIMIT_FSIZE: without it the allocation would send us SIGXFSZ. *old is
+ * what to put back; false: even the hard limit is too small. */
+static bool raise_fsize(struct limit *old)
+{
+    const uint64_t need = sizeof(struct nng_journal);
+    if (nng_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, old))
+        *old = (struct limit){~0ULL, ~0ULL};
+    if (old->soft >= need)
+        return true;
+    struct limit more = {need, old->hard};
+    return old->hard >= need && !nng_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, &more, NULL);
+}
+
+static long allocate_within_limit(long fd)
+{
+    struct limit old;
+    if (!raise_fsize(&old))
+        return -EFBIG;
+    long r = allocate(fd, sizeof(struct nng_journal));
+    if (old.soft < sizeof(struct nng_journal))
+        nng_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, &old, NULL);
+    return r;
+}
+
+/* With stdin, stdout or stderr closed the journal must not become one of them: a line of ours or of
+ * the program would be written into it. */
+static long above_stdio(long fd)
+{
+    if (fd < 0 || fd > 2)
+        return fd;
+    long high = nng_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+    nng_sys1(SYS_close, fd);
+    return high;
+}
+
 static long map_journal(long fd, struct nng_journal **map)
 {
-    long r = allocate(fd, sizeof(struct nng_journal));
+    long r = allocate_within_limit(fd);
     if (r)
         return r;
     r = nng_sys6(SYS_mmap, 0, sizeof(struct nng_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -228,8 +275,8 @@ static long try_dir(const char *dir, bool asked, int64_t now, struct nng_journal
     long r = make_run_dir(base, abs, now);
     nng_sys1(SYS_close, base);
     if (!r) {
-        long fd = nng_sys4(SYS_openat, AT_FDCWD, journal_path,
-                           O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        long fd = above_stdio(nng_sys4(SYS_openat, AT_FDCWD, journal_path,
+                                       O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
         r = fd < 0 ? fd : map_journal(fd, map);
         if (!r)
             return fd;
@@ -278,7 +325,7 @@ static bool candidate(unsigned i, char *out, size_t size)
 
 static long in_memory(struct nng_journal **map)
 {
-    long fd = nng_sys2(SYS_memfd_create, "nnguard-journal", MFD_CLOEXEC);
+    long fd = above_stdio(nng_sys2(SYS_memfd_create, "nnguard-journal", MFD_CLOEXEC));
     long r = fd < 0 ? fd : map_journal(fd, map);
     if (!r)
         return fd;
