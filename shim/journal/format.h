@@ -315,6 +315,7 @@ struct nng_header {
     _Atomic uint32_t rescue_top;   /* entries below this one may be in use */
     _Atomic uint32_t rescue_deaf;  /* the monitor did not answer: nobody waits for it any more */
     _Atomic uint64_t rescue_segments, rescue_bytes; /* ever made */
+    _Atomic uint64_t rescue_biggest; /* largest single one */
     _Atomic uint64_t rescue_peak;  /* most bytes alive at a time, as the monitor saw */
     _Atomic uint64_t rescue_refused, rescue_refused_ask, rescue_refused_room, rescue_refused_limit;
 };

@@ -3,8 +3,8 @@
  * Holding what was rescued (preload/rescue.h): a segment that has a name must live on when its maker
  * closes it or dies, until the name is gone. So the monitor keeps a reference to each, and one to the
  * empty file that has the name, whose link count tells when it is gone. A thread of its own answers,
- * because makers wait for it; it touches nothing but the table of segments and its descriptors. The
- * main thread counts and speaks.
+ * because makers wait for it; it touches nothing but the table of segments and its descriptors. A
+ * second thread counts what lives; the main thread speaks.
  *
  * Only references are held (O_PATH): no right to read the content is needed, none is used.
  */
@@ -30,7 +30,8 @@
 #define LINGER (2 * NNG_SECOND)
 
 static struct nng_journal *journal;
-static pthread_mutex_t table = PTHREAD_MUTEX_INITIALIZER; /* holding thread and finish() */
+static pthread_mutex_t table = PTHREAD_MUTEX_INITIALIZER;    /* holding thread and the end */
+static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER; /* counting thread and the end */
 
 /* ---- the holding thread ------------------------------------------------------------------------ */
 static bool gone(uint32_t pid)
@@ -137,27 +138,6 @@ static void *hold_thread(void *unused)
     return NULL;
 }
 
-static bool asked_for(void)
-{
-    const char *v = getenv("NNGUARD_RESCUE");
-    return v && (strstr(v, "shm") || strstr(v, "all"));
-}
-
-void nng_hold_start(struct nng_mon *m)
-{
-    pthread_t th;
-    pthread_attr_t at;
-
-    if (!asked_for())
-        return;
-    journal = m->view.j;
-    pthread_attr_init(&at);
-    pthread_attr_setstacksize(&at, 64 << 10);
-    pthread_attr_setdetachstate(&at, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&th, &at, hold_thread, NULL))
-        atomic_store(&journal->hdr.rescue_deaf, 1);
-}
-
 /* ---- how much lives ---------------------------------------------------------------------------- */
 struct seen {
     uint64_t ino;
@@ -179,13 +159,13 @@ static void add(struct seen *seen, uint64_t ino, int64_t bytes, bool exact)
     }
 }
 
-static void look_at_fds(struct seen *seen, int pid)
+static void look_at_fds(struct seen *seen, uint32_t pid)
 {
     char path[64], link[32];
     struct dirent *e;
     struct stat st;
 
-    snprintf(path, sizeof path, "/proc/%d/fd", pid);
+    snprintf(path, sizeof path, "/proc/%u/fd", pid);
     DIR *d = opendir(path);
     if (!d)
         return;
@@ -197,13 +177,13 @@ static void look_at_fds(struct seen *seen, int pid)
     closedir(d);
 }
 
-static void look_at_maps(struct seen *seen, int pid)
+static void look_at_maps(struct seen *seen, uint32_t pid)
 {
     char path[64], *line = NULL;
     size_t cap = 0;
     unsigned long long from, to, off, ino;
 
-    snprintf(path, sizeof path, "/proc/%d/maps", pid);
+    snprintf(path, sizeof path, "/proc/%u/maps", pid);
     FILE *f = fopen(path, "re");
     if (!f)
         return;
@@ -215,18 +195,20 @@ static void look_at_maps(struct seen *seen, int pid)
     fclose(f);
 }
 
-static int64_t living(struct nng_mon *m)
+static int64_t living(void)
 {
     struct seen *seen = calloc(SEEN, sizeof *seen);
     int64_t sum = 0;
 
     if (!seen)
         return -1;
-    for (size_t i = 0; i < m->model.n; i++)
-        if (!m->model.t[i]->dead) {
-            look_at_fds(seen, m->model.t[i]->pid);
-            look_at_maps(seen, m->model.t[i]->pid);
-        }
+    for (unsigned i = 0; i < NNG_PROCS_N; i++) {
+        const struct nng_proc *p = &journal->procs[i];
+        if (atomic_load(&p->state) != NNG_P_LIVE)
+            continue;
+        look_at_fds(seen, p->pid);
+        look_at_maps(seen, p->pid);
+    }
     uint32_t top = atomic_load(&journal->hdr.rescue_top);
     for (uint32_t i = 0; i < top && i < NNG_SEGMENTS_N; i++) {
         const struct nng_segment *s = &journal->segments[i];
@@ -239,16 +221,71 @@ static int64_t living(struct nng_mon *m)
     return sum;
 }
 
-static void measure(struct nng_mon *m)
+static void measure(void)
 {
     struct nng_header *h = &journal->hdr;
-    int64_t now = living(m);
+    int64_t now = living();
+    uint64_t peak = atomic_load(&h->rescue_peak), biggest = atomic_load(&h->rescue_biggest);
 
-    /* makers raise it too, each by the size of its own segment */
-    uint64_t peak = atomic_load(&h->rescue_peak);
+    if (now < (int64_t)(biggest & INT64_MAX))
+        now = (int64_t)(biggest & INT64_MAX);
     while (now > 0 && (uint64_t)now > peak &&
            !atomic_compare_exchange_weak(&h->rescue_peak, &peak, (uint64_t)now))
         ;
+}
+
+/* A thread of its own too: neither makers nor words wait for it. Looks ten times a second while
+ * segments are made, less often where looking takes long, not at all before the first. */
+static void *count_thread(void *unused)
+{
+    uint64_t last = 0, pause = NNG_SECOND;
+
+    (void)unused;
+    for (;;) {
+        struct timespec ts = {(time_t)(pause / NNG_SECOND), (long)(pause % NNG_SECOND)};
+        nanosleep(&ts, NULL);
+        uint64_t now = nng_mon_now(), n = atomic_load(&journal->hdr.rescue_segments);
+        bool more = n != last;
+        if (n) {
+            pthread_mutex_lock(&counting);
+            measure();
+            pthread_mutex_unlock(&counting);
+        }
+        last = n;
+        pause = SHARE * (nng_mon_now() - now);
+        uint64_t least = more ? NNG_SECOND / 10 : NNG_SECOND;
+        if (pause < least)
+            pause = least;
+    }
+    return NULL;
+}
+
+/* ---- start ------------------------------------------------------------------------------------- */
+static bool asked_for(void)
+{
+    const char *v = getenv("NNGUARD_RESCUE");
+    return v && (strstr(v, "shm") || strstr(v, "all"));
+}
+
+static bool start(void *(*body)(void *))
+{
+    pthread_t th;
+    pthread_attr_t at;
+
+    pthread_attr_init(&at);
+    pthread_attr_setstacksize(&at, 64 << 10);
+    pthread_attr_setdetachstate(&at, PTHREAD_CREATE_DETACHED);
+    return pthread_create(&th, &at, body, NULL) == 0;
+}
+
+void nng_hold_start(struct nng_mon *m)
+{
+    if (!asked_for())
+        return;
+    journal = m->view.j;
+    if (!start(hold_thread))
+        atomic_store(&journal->hdr.rescue_deaf, 1);
+    start(count_thread);
 }
 
 /* ---- words ------------------------------------------------------------------------------------- */
@@ -260,6 +297,7 @@ static void fill(struct nng_mon *m)
 
     r->segments = atomic_load(&h->rescue_segments);
     r->bytes = atomic_load(&h->rescue_bytes);
+    r->biggest = atomic_load(&h->rescue_biggest);
     r->peak = atomic_load(&h->rescue_peak);
     r->refused = atomic_load(&h->rescue_refused);
     r->refused_ask = (int64_t)atomic_load(&h->rescue_refused_ask);
@@ -310,7 +348,6 @@ static void say_refused(struct nng_mon *m)
 void nng_hold_look(struct nng_mon *m)
 {
     static bool said, said_refused;
-    static uint64_t next_ns;
 
     if (!journal)
         return;
@@ -323,12 +360,6 @@ void nng_hold_look(struct nng_mon *m)
         said_refused = true;
         say_refused(m);
     }
-    uint64_t now = nng_mon_now();
-    if (m->run.rescued.segments && now >= next_ns) {
-        measure(m);
-        uint64_t cost = nng_mon_now() - now;
-        next_ns = now + (SHARE * cost > NNG_SECOND ? SHARE * cost : NNG_SECOND);
-    }
 }
 
 void nng_hold_closing(struct nng_mon *m)
@@ -339,6 +370,9 @@ void nng_hold_closing(struct nng_mon *m)
     if (!journal || m->run.rescued.segments == told)
         return;
     told = m->run.rescued.segments;
+    pthread_mutex_lock(&counting);
+    measure();
+    pthread_mutex_unlock(&counting);
     fill(m);
     nng_speak_rescued(m);
 }

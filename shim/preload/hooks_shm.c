@@ -79,7 +79,7 @@ HOOK(sem_t *, sem_open, (const char *name, int flags, ...))
                    : SEM_FAILED;
     if (!ours) {
         s = REAL(sem_open)(name, flags, mode, value);
-        if (s == SEM_FAILED && errno == ENOSPC && flags & O_CREAT && nng_rescue_shm && name)
+        if (s == SEM_FAILED && errno == ENOSPC && flags & O_CREAT && nng_rescue_shm)
             s = nng_rescue_sem_create(name, flags, mode, value);
     }
     if (!nng_st.on)

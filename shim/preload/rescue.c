@@ -249,9 +249,9 @@ static void made(int64_t size)
 {
     struct nng_header *h = &nng_journal->hdr;
     atomic_fetch_add_explicit(&h->rescue_bytes, (uint64_t)size, memory_order_release);
-    uint64_t peak = atomic_load(&h->rescue_peak); /* at least this one; the monitor counts all */
-    while (peak < (uint64_t)size &&
-           !atomic_compare_exchange_weak(&h->rescue_peak, &peak, (uint64_t)size))
+    uint64_t biggest = atomic_load(&h->rescue_biggest);
+    while (biggest < (uint64_t)size &&
+           !atomic_compare_exchange_weak(&h->rescue_biggest, &biggest, (uint64_t)size))
         ;
     if (atomic_fetch_add(&h->rescue_segments, 1) == 0) {
         if (monitor_follows(h))

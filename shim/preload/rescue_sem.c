@@ -145,7 +145,7 @@ sem_t *nng_rescue_sem_create(const char *name, int flags, mode_t mode, unsigned 
 HOOK(int, sem_close, (sem_t *s))
 {
     /* a real one is mapped too, as a whole page whose rest reads as zeros */
-    if (nng_rescue_shm && s && !((uintptr_t)s & (PAGE - 1)) &&
+    if (nng_rescue_shm && !((uintptr_t)s & (PAGE - 1)) &&
         !__builtin_memcmp((const char *)s + MARK_AT, mark, sizeof mark))
         return (int)nng_ret(nng_sys2(SYS_munmap, s, PAGE));
     return REAL(sem_close)(s);
@@ -163,7 +163,7 @@ static void gone(int r, uint64_t ino)
 HOOK(int, sem_unlink, (const char *name))
 {
     char path[280];
-    uint64_t ino = nng_rescue_any() && name && file_of(name, path, sizeof path)
+    uint64_t ino = nng_rescue_any() && file_of(name, path, sizeof path)
                        ? nng_rescue_name_of(AT_FDCWD, path)
                        : 0;
     int r = REAL(sem_unlink)(name);

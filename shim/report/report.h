@@ -38,7 +38,7 @@ struct nng_moment { /* one line of the timeline */
 };
 
 struct nng_rescued { /* memory that stood in for /dev/shm (NNGUARD_RESCUE=shm) */
-    uint64_t segments, bytes, peak, refused;
+    uint64_t segments, bytes, biggest, peak, refused;
     int64_t refused_ask, refused_room, refused_limit; /* of the last refusal */
     int64_t shm_total, shm_used;                      /* used: the most that was seen */
     int workers;

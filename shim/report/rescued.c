@@ -8,19 +8,32 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What /dev/shm would have had to hold at once, and a quarter on top. */
-static int64_t need(const struct nng_rescued *r)
+/* Numbers from the journal, so that sums of a few of them cannot overflow. */
+static int64_t sane(uint64_t n)
 {
-    int64_t both = (r->shm_used > 0 ? r->shm_used : 0) + (int64_t)(r->peak & INT64_MAX);
-    return both + both / 4;
+    return n > UINT64_C(1) << 45 ? INT64_C(1) << 45 : (int64_t)n;
+}
+
+/* What /dev/shm would have had to hold at once: what was seen, or, since that is looked at only now
+ * and then, three of the largest batches a worker (nnU-Net: and its queue of six). A quarter on top. */
+static int64_t need(const struct nng_run *run)
+{
+    const struct nng_rescued *r = &run->rescued;
+    int64_t workers = r->workers < 1 ? 1 : r->workers > 4096 ? 4096 : r->workers;
+    int64_t seen = sane(r->peak);
+    int64_t batches = sane(r->biggest) * (3 * workers + (run->machine.nnunet ? 6 : 0));
+    int64_t n = sane(r->shm_used > 0 ? (uint64_t)r->shm_used : 0) + (seen > batches ? seen : batches);
+    int64_t least = r->shm_total > 0 ? sane((uint64_t)r->shm_total) * 3 / 2 : 0;
+    n += n / 4;
+    return n > least ? n : least;
 }
 
 void nng_say_rescued(char *out, size_t n, const struct nng_rescued *r, enum nng_lang lang)
 {
     char total[32], bytes[32], peak[32];
     nng_text_bytes(total, sizeof total, r->shm_total);
-    nng_text_bytes(bytes, sizeof bytes, (int64_t)(r->bytes & INT64_MAX));
-    nng_text_bytes(peak, sizeof peak, (int64_t)(r->peak & INT64_MAX));
+    nng_text_bytes(bytes, sizeof bytes, sane(r->bytes));
+    nng_text_bytes(peak, sizeof peak, sane(r->peak));
     unsigned long long pieces = r->segments;
     if (lang == NNG_ZH)
         snprintf(out, n, "/dev/shm 太小(%s):放不下的数据改用了普通内存(%llu 块,共 %s,同时最多 %s)",
@@ -47,7 +60,7 @@ size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_s
     ev.workers_at_once = r->rescued.workers;
     nng_say_rescued(line, sizeof line, &r->rescued, lang);
     nng_lines_add(&l, 0, NNG_PLAIN, line);
-    nng_fix_shm_size(&v, &ev, need(&r->rescued));
+    nng_fix_shm_size(&v, &ev, need(r));
     nng_add_advice(&l, &v, lang, 1, 2);
     return nng_lines_write(&l, s, NNG_PREFIX, out, NNG_BLOCK_MAX);
 }
