@@ -87,7 +87,8 @@ static struct nng_rec *reserve(struct nng_journal *j, enum nng_rec_type type, ui
 #define RING_T 1
 #define RING_S 2
 #define X(n, s, r)                                                                                 \
-    _Static_assert((RING_##r == RING_T) == (NNG_R_##n >= NNG_R_SHM_OPEN && NNG_R_##n <= NNG_R_MAP), \
+    _Static_assert((RING_##r == RING_T) ==                                                         \
+                       (NNG_R_##n >= NNG_R_SHM_OPEN && NNG_R_##n <= NNG_R_MAP),                    \
                    "ring of " s);                                                                  \
     _Static_assert((RING_##r == RING_S) == (NNG_R_##n == NNG_R_SAMPLE), "ring of " s);
 NNG_RECORD_TYPES(X)
@@ -110,7 +111,8 @@ static void set_text(struct nng_rec *r, const char *text)
 static void commit(struct nng_rec *slot, const struct nng_rec *r, uint64_t ticket)
 {
     const size_t head = sizeof r->commit;
-    size_t body = offsetof(struct nng_rec, text) + (((size_t)r->text_len + 7u) & ~(size_t)7u) - head;
+    size_t body =
+        offsetof(struct nng_rec, text) + (((size_t)r->text_len + 7u) & ~(size_t)7u) - head;
     uint64_t word = (ticket + 1) << 32 | nng_rec_check(r, (uint32_t)ticket);
     atomic_store_explicit(&slot->commit, 0, memory_order_relaxed);
     /* a reader that meets new content must not pair it with the old commit word */

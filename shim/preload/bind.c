@@ -20,13 +20,13 @@ const char *nng_library_path = "";
 
 struct table { /* one library's dynamic symbols */
     ElfW(Addr) base;
-    const ElfW(Sym) *sym;
+    const ElfW(Sym) * sym;
     const char *str;
-    const ElfW(Half) *version; /* NULL: unversioned */
+    const ElfW(Half) * version; /* NULL: unversioned */
     const uint32_t *gnu, *sysv;
 };
 
-static const ElfW(Dyn) *dynamic(const struct dl_phdr_info *lib)
+static const ElfW(Dyn) * dynamic(const struct dl_phdr_info *lib)
 {
     for (unsigned i = 0; i < lib->dlpi_phnum; i++)
         if (lib->dlpi_phdr[i].p_type == PT_DYNAMIC)
@@ -34,7 +34,7 @@ static const ElfW(Dyn) *dynamic(const struct dl_phdr_info *lib)
     return NULL;
 }
 
-static bool read_table(const struct dl_phdr_info *lib, const ElfW(Dyn) *d, struct table *t)
+static bool read_table(const struct dl_phdr_info *lib, const ElfW(Dyn) * d, struct table *t)
 {
     *t = (struct table){.base = lib->dlpi_addr};
     for (; d->d_tag != DT_NULL; d++) {

@@ -31,10 +31,9 @@ HOOK(int, socket, (int domain, int type, int protocol))
 
 HOOK(int, socketpair, (int domain, int type, int protocol, int fds[2]))
 {
-    return made(NNG_C_SOCKET,
-                NEXT(socketpair)
-                    ? NEXT(socketpair)(domain, type, protocol, fds)
-                    : (int)nng_ret(nng_sys4(SYS_socketpair, domain, type, protocol, fds)));
+    return made(NNG_C_SOCKET, NEXT(socketpair) ? NEXT(socketpair)(domain, type, protocol, fds)
+                                               : (int)nng_ret(nng_sys4(SYS_socketpair, domain, type,
+                                                                       protocol, fds)));
 }
 
 HOOK(int, accept, (int fd, struct sockaddr *__restrict addr, socklen_t *__restrict len))
@@ -43,8 +42,7 @@ HOOK(int, accept, (int fd, struct sockaddr *__restrict addr, socklen_t *__restri
                                            : (int)nng_ret(nng_sys3(SYS_accept, fd, addr, len)));
 }
 
-HOOK(int, accept4,
-     (int fd, struct sockaddr *__restrict addr, socklen_t *__restrict len, int flags))
+HOOK(int, accept4, (int fd, struct sockaddr *__restrict addr, socklen_t *__restrict len, int flags))
 {
     return made(NNG_C_ACCEPT, NEXT(accept4)
                                   ? NEXT(accept4)(fd, addr, len, flags)
@@ -59,8 +57,8 @@ HOOK(int, pipe, (int fds[2]))
 
 HOOK(int, pipe2, (int fds[2], int flags))
 {
-    return made(NNG_C_PIPE,
-                NEXT(pipe2) ? NEXT(pipe2)(fds, flags) : (int)nng_ret(nng_sys2(SYS_pipe2, fds, flags)));
+    return made(NNG_C_PIPE, NEXT(pipe2) ? NEXT(pipe2)(fds, flags)
+                                        : (int)nng_ret(nng_sys2(SYS_pipe2, fds, flags)));
 }
 
 HOOK(int, dup, (int fd))

@@ -42,8 +42,7 @@ static bool is_data(const char *path)
     if (listed(ext, "py pyc pyi so cfg toml conf cnf") || __builtin_strstr(name, ".so."))
         return false;
     if (__builtin_strstr(path, "/site-packages/") || __builtin_strstr(path, "/lib/python") ||
-        __builtin_strstr(path, "/dist-packages/") || begins(path, "/etc/") ||
-        begins(path, "/usr/"))
+        __builtin_strstr(path, "/dist-packages/") || begins(path, "/etc/") || begins(path, "/usr/"))
         return listed(ext, "npz npy nii gz pkl b2nd pt h5 hdf5 mha nrrd tif tiff png json mdb");
     return true;
 }
@@ -65,7 +64,7 @@ static int opened(int fd, const char *path, int flags)
 
 /* ---- open and its many names -------------------------------------------------------------------- */
 /* O_TMPFILE holds the bit of O_DIRECTORY: compare the whole. */
-#define TAKES_MODE(flags) ((flags) & O_CREAT || ((flags) & O_TMPFILE) == O_TMPFILE)
+#define TAKES_MODE(flags) ((flags)&O_CREAT || ((flags)&O_TMPFILE) == O_TMPFILE)
 #define GET_MODE(mode, flags)                                                                      \
     mode_t mode = 0;                                                                               \
     if (TAKES_MODE(flags)) {                                                                       \
@@ -175,7 +174,8 @@ HOOK(FILE *, fopen64, (const char *__restrict path, const char *__restrict mode)
     return stream_opened(REAL(fopen64)(path, mode), path, mode);
 }
 
-HOOK(FILE *, freopen, (const char *__restrict path, const char *__restrict mode, FILE *__restrict f))
+HOOK(FILE *, freopen,
+     (const char *__restrict path, const char *__restrict mode, FILE *__restrict f))
 {
     return stream_opened(REAL(freopen)(path, mode, f), path, mode);
 }

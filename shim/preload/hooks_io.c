@@ -25,7 +25,8 @@ static ssize_t write_failed(int fd, int64_t asked)
 /* Files of /dev/shm only: may it grow, and after ENOSPC: is there room now? */
 static inline bool too_big(int fd, int64_t off, int64_t size)
 {
-    return __builtin_expect(atomic_load_explicit(&nng_rescue_written, memory_order_relaxed) != 0, 0) &&
+    return __builtin_expect(atomic_load_explicit(&nng_rescue_written, memory_order_relaxed) != 0,
+                            0) &&
            !nng_rescue_may_grow(fd, off, size);
 }
 
@@ -42,7 +43,8 @@ HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
     }
     if (too_big(fd, -1, (int64_t)size))
         return write_failed(fd, (int64_t)size);
-    ssize_t n = NEXT(write) ? NEXT(write)(fd, buf, size) : nng_ret(nng_sys3(SYS_write, fd, buf, size));
+    ssize_t n =
+        NEXT(write) ? NEXT(write)(fd, buf, size) : nng_ret(nng_sys3(SYS_write, fd, buf, size));
     if (quiet(fd, n))
         return n;
     if (n < 0 && again(fd, -1, (int64_t)size))
@@ -170,8 +172,8 @@ HOOK(int, fsync, (int fd))
 
 HOOK(int, fdatasync, (int fd))
 {
-    return flushed(fd,
-                   NEXT(fdatasync) ? NEXT(fdatasync)(fd) : (int)nng_ret(nng_sys1(SYS_fdatasync, fd)));
+    return flushed(fd, NEXT(fdatasync) ? NEXT(fdatasync)(fd)
+                                       : (int)nng_ret(nng_sys1(SYS_fdatasync, fd)));
 }
 
 HOOK(int, msync, (void *addr, size_t size, int flags))

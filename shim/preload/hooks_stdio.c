@@ -40,7 +40,8 @@ HOOK(size_t, fwrite, (const void *__restrict buf, size_t size, size_t n, FILE *_
 }
 
 #undef fwrite_unlocked
-HOOK(size_t, fwrite_unlocked, (const void *__restrict buf, size_t size, size_t n, FILE *__restrict f))
+HOOK(size_t, fwrite_unlocked,
+     (const void *__restrict buf, size_t size, size_t n, FILE *__restrict f))
 {
     size_t r = REAL(fwrite_unlocked)(buf, size, n, f);
     if (is_stderr(f))
@@ -126,7 +127,7 @@ HOOK(int, vfprintf, (FILE *__restrict f, const char *__restrict fmt, va_list ap)
     return REAL(vfprintf)(f, fmt, ap);
 }
 
-HOOK(int, __vfprintf_chk, (FILE *f, int flag, const char *fmt, va_list ap))
+HOOK(int, __vfprintf_chk, (FILE * f, int flag, const char *fmt, va_list ap))
 {
     if (is_stderr(f))
         tail_format(fmt, ap);
@@ -144,7 +145,7 @@ HOOK(int, fprintf, (FILE *__restrict f, const char *__restrict fmt, ...))
     return r;
 }
 
-HOOK(int, __fprintf_chk, (FILE *f, int flag, const char *fmt, ...))
+HOOK(int, __fprintf_chk, (FILE * f, int flag, const char *fmt, ...))
 {
     va_list ap;
     va_start(ap, fmt);

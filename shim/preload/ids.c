@@ -230,7 +230,8 @@ void nng_ids_init(void)
     struct stat st;
     nng_ids_after_fork((int)nng_sys0(SYS_getpid));
     nng_me.uid = (uint32_t)nng_sys0(SYS_geteuid);
-    long n = nng_read_file("/proc/sys/kernel/random/boot_id", nng_me.boot_id, sizeof nng_me.boot_id);
+    long n =
+        nng_read_file("/proc/sys/kernel/random/boot_id", nng_me.boot_id, sizeof nng_me.boot_id);
     if (n > 0 && nng_me.boot_id[n - 1] == '\n')
         nng_me.boot_id[n - 1] = 0;
     if (!nng_sys4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/pid", &st, 0))

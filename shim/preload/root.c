@@ -251,7 +251,8 @@ static long map_journal(long fd, struct nng_journal **map)
     long r = allocate_within_limit(fd);
     if (r)
         return r;
-    r = nng_sys6(SYS_mmap, 0, sizeof(struct nng_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    r = nng_sys6(SYS_mmap, 0, sizeof(struct nng_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                 0);
     if (r < 0 && r >= -4095)
         return r;
     /* without it the first touch reads ahead, that is fills with zeros, up to the whole file: 0.4 ms */

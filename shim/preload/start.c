@@ -7,8 +7,8 @@
  * namespace and this user and still lives, or becomes the root of a new one. No fd stays open: the
  * journal is mapped and closed. Whatever fails, the program runs on, unguarded.
  */
-#include "rescue.h"
 #include "start.h"
+#include "rescue.h"
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -153,13 +153,14 @@ static bool may_write(int fd)
     if (nng_st.python || nng_sys2(SYS_fstatfs, fd, &fs))
         return nng_st.python;
     unsigned long t = (unsigned long)fs.f_type & 0xffffffffUL;
-    return t != 0x9123683e /* btrfs */ && t != 0x2fc12fc1 /* zfs */ && t != 0xca451a4e /* bcachefs */;
+    return t != 0x9123683e /* btrfs */ && t != 0x2fc12fc1 /* zfs */ &&
+           t != 0xca451a4e /* bcachefs */;
 }
 
 static bool use_map(int fd, struct nng_journal **out)
 {
-    long m = nng_sys6(SYS_mmap, 0, sizeof(struct nng_journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-                      0);
+    long m = nng_sys6(SYS_mmap, 0, sizeof(struct nng_journal), PROT_READ | PROT_WRITE, MAP_SHARED,
+                      fd, 0);
     if (m < 0 && m >= -4095)
         return false;
     nng_sys3(SYS_madvise, m, sizeof(struct nng_journal), MADV_RANDOM);

@@ -70,7 +70,8 @@ static uint32_t threads(void)
 static uint32_t count_fds(uint64_t soft_limit)
 {
     char buf[512];
-    long dir = nng_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    long dir =
+        nng_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (dir == -EMFILE)
         return (uint32_t)soft_limit; /* the limit itself is the answer */
     if (dir < 0)
