@@ -190,9 +190,10 @@ static void name_run(struct nng_run *r, const char *dir)
     char real[4096];
     if (!realpath(dir, real))
         return;
+    size_t n = strlen(real);
     const char *base = strrchr(real, '/');
-    if (base && base[1] && strlen(real) < sizeof r->dir) {
-        snprintf(r->dir, sizeof r->dir, "%s", real);
+    if (base && base[1] && n < sizeof r->dir) {
+        memcpy(r->dir, real, n + 1);
         snprintf(r->id, sizeof r->id, "%s", base + 1);
     }
 }
