@@ -137,18 +137,18 @@ static handler_fn any_sysv_signal(signal_fn fn, int sig, handler_fn handler)
 
 HOOK(handler_fn, sysv_signal, (int sig, handler_fn handler))
 {
-    return any_sysv_signal(NEXT(sysv_signal), sig, handler);
+    return any_sysv_signal(REAL(sysv_signal), sig, handler);
 }
 
 HOOK(handler_fn, __sysv_signal, (int sig, handler_fn handler))
 {
-    return any_sysv_signal(NEXT(__sysv_signal), sig, handler);
+    return any_sysv_signal(REAL(__sysv_signal), sig, handler);
 }
 
 HOOK(handler_fn, sigset, (int sig, handler_fn disp))
 {
     if (!nng_sig_is_virtual(sig) || disp == SIG_ERR)
-        return NEXT(sigset) ? NEXT(sigset)(sig, disp) : (errno = EINVAL, SIG_ERR);
+        return REAL(sigset) ? NEXT(sigset)(sig, disp) : (errno = EINVAL, SIG_ERR);
     bool hold = disp == SIG_HOLD;
     bool held =
         nng_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, hold ? NNG_SIGBIT(sig) : 0) & NNG_SIGBIT(sig);
@@ -169,14 +169,14 @@ HOOK(handler_fn, sigset, (int sig, handler_fn disp))
 HOOK(int, sigignore, (int sig))
 {
     if (!nng_sig_is_virtual(sig))
-        return NEXT(sigignore) ? NEXT(sigignore)(sig) : (int)nng_ret(-EINVAL);
+        return REAL(sigignore) ? NEXT(sigignore)(sig) : (int)nng_ret(-EINVAL);
     return by_sigaction(sig, SIG_IGN, 0, false) == SIG_ERR ? -1 : 0;
 }
 
 HOOK(int, siginterrupt, (int sig, int on))
 {
     /* libc's works on the kernel's action, which is ours: right. The view follows. */
-    int rc = NEXT(siginterrupt) ? NEXT(siginterrupt)(sig, on) : (int)nng_ret(-ENOSYS);
+    int rc = REAL(siginterrupt) ? NEXT(siginterrupt)(sig, on) : (int)nng_ret(-ENOSYS);
     if (rc || !nng_sig_is_virtual(sig))
         return rc;
     if (on)
@@ -321,7 +321,7 @@ HOOK(int, gsignal, (int sig))
 HOOK(void, abort, (void))
 {
     record(NNG_C_ABORT, raw_pid(), SIGABRT, 0);
-    if (NEXT(abort))
+    if (REAL(abort))
         NEXT(abort)();
     nng_sys3(SYS_tgkill, raw_pid(), nng_sys0(SYS_gettid), SIGABRT);
     for (;;)

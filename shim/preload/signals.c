@@ -213,19 +213,29 @@ void (*nng_sig_faulthandler(int sig))(int)
 }
 
 /* ---- the call ---------------------------------------------------------------------------------- */
+/* A handler of TERM or HUP lies in the kernel itself, which may have reset it (SA_RESETHAND). */
+static void look(int sig, struct sigaction *out)
+{
+    struct sigaction now = {0};
+    if (is_polite(sig) && !nng_sig_kernel(sig, 0, &now) && now.sa_sigaction != nng_crash_handler)
+        *out = now;
+    else
+        nng_sig_lookup(sig, out);
+}
+
 int nng_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
 {
     if (fh_takes(sig, act, old))
         return 0;
     struct sigaction before, wanted;
     if (!act) {
-        nng_sig_lookup(sig, &before);
+        look(sig, &before);
         *old = before;
         return 0;
     }
     wanted = *act; /* may be the same memory as old */
     uint64_t mask = lock();
-    nng_sig_lookup(sig, &before);
+    look(sig, &before);
     int rc = put_locked(sig, &wanted);
     unlock(mask);
     if (!rc && old)

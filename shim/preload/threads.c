@@ -123,7 +123,7 @@ HOOK(int, pthread_create,
      (pthread_t * thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg))
 {
     int saved = errno;
-    if (!NEXT(pthread_create))
+    if (!REAL(pthread_create)) /* an old libc without libpthread: not a program with threads */
         return EAGAIN;
     char *region = thread_size ? take_region() : 0;
     if (region)

@@ -244,6 +244,9 @@ HANDLERS = {
                    "time.sleep(0.05)",
     "term_ignored": "signal.signal(15, signal.SIG_IGN)\nos.kill(os.getpid(), 15)\nsay('alive')",
     "fsz": "say(signal.getsignal(signal.SIGXFSZ))\nos.kill(os.getpid(), signal.SIGXFSZ)\nsay('alive')",
+    "term_resethand": "lib.sig_resethand(15)\nos.kill(os.getpid(), 15)\nlibc = ctypes.CDLL(None)\n"
+                      "libc.signal.restype = ctypes.c_void_p\nsay(libc.signal(15, ctypes.c_void_p(1)))\n"
+                      "say(libc.signal(15, ctypes.c_void_p(0)))",
     "xcpu_handler": "signal.signal(signal.SIGXCPU, lambda s, f: say('cpu'))\n"
                     "os.kill(os.getpid(), signal.SIGXCPU)\ntime.sleep(0.05)",
     "pending": "signal.pthread_sigmask(signal.SIG_BLOCK, [11, 15])\nos.kill(os.getpid(), 11)\n"
@@ -575,6 +578,14 @@ def test_the_closing_block_is_the_last_thing(guard, how):
     assert last.startswith("nnguard: "), str(r)
     assert r.err.index("last words") < r.err.rindex("nnguard: this run"), str(r)
     assert r.out == r.bare.out, str(r)
+
+
+def test_the_closing_block_follows_the_destructors_of_libraries(guard, native):
+    body = LEAVING + "lib.sig_speak_at_the_end()\nimport atexit\n" \
+        "atexit.register(lambda: print('python too', file=sys.stderr))\nsys.exit(2)"
+    r = guard.both(program(SYSTEM_PYTHON, native, body), timeout=20)
+    assert r.err.index("python too") < r.err.index("words of a library") < \
+        r.err.rindex("nnguard: this run"), str(r)
 
 
 def test_leaving_without_an_incident_waits_for_nobody(guard):

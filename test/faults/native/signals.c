@@ -144,6 +144,19 @@ int sig_resethand(int sig)
     return 0;
 }
 
+static int speaks;
+
+__attribute__((destructor)) static void at_the_very_end(void)
+{
+    if (speaks)
+        fputs("the last words of a library\n", stderr);
+}
+
+int sig_speak_at_the_end(void)
+{
+    return speaks = 1;
+}
+
 int sig_return(int sig)
 {
     make_page();
