@@ -270,6 +270,14 @@ def test_own_handlers_see_what_they_always_saw(guard, native, python, name):
     assert r.rc in (0, 3), str(r)
 
 
+def test_all_at_once(guard, native):
+    """Threads that fault, set handlers and fork: nothing is lost, and nobody waits for anybody."""
+    for _ in range(3):
+        r = same(guard, program(SYSTEM_PYTHON, native, "say(lib.sig_hammer(1500))"), timeout=20)
+        assert r.out == "0\n" and r.rc == 0, str(r)
+        assert r.seconds < 6, str(r)
+
+
 def test_a_repaired_fault_is_no_death(guard, native):
     r = same(guard, program(SYSTEM_PYTHON, native, "say(lib.sig_repair(3))\nos._exit(1)"))
     lines = events(r)

@@ -281,6 +281,80 @@ int sig_fill_shm(const char *name, long size)
     return 0;
 }
 
+/* Everything at once: threads that fault and are repaired, threads that set the handler again, a thread
+ * that forks. Returns how many went wrong. */
+static volatile int hammering;
+static _Atomic int wrong;
+
+static void on_repair_anywhere(int sig, siginfo_t *si, void *uc)
+{
+    (void)uc;
+    long at = (long)si->si_addr & ~4095L;
+    wrong += sig != SIGSEGV || si->si_code != SEGV_ACCERR ||
+             mprotect((void *)at, 4096, PROT_READ | PROT_WRITE);
+}
+
+static void *faults_and_faults(void *arg)
+{
+    char *mine = mmap(0, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; hammering; i++) {
+        mprotect(mine, 4096, PROT_NONE);
+        *(volatile char *)mine = (char)i;
+        wrong += *mine != (char)i;
+    }
+    return arg;
+}
+
+static void *sets_and_sets(void *arg)
+{
+    while (hammering) {
+        struct sigaction old;
+        sigaction(SIGSEGV, 0, &old);
+        wrong += old.sa_sigaction != on_repair_anywhere;
+        sigaction(SIGSEGV, &old, 0);
+    }
+    return arg;
+}
+
+static void *forks_and_forks(void *arg)
+{
+    while (hammering) {
+        int status = -1;
+        pid_t p = fork();
+        if (!p) {
+            struct sigaction old;
+            sigaction(SIGSEGV, 0, &old);
+            hammering = 0;
+            char *mine = mmap(0, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            *(volatile char *)mine = 1;
+            _exit(old.sa_sigaction == on_repair_anywhere ? 5 : 6);
+        }
+        wrong += p < 0 || waitpid(p, &status, 0) != p || status != 5 << 8;
+    }
+    return arg;
+}
+
+int sig_hammer(int ms)
+{
+    pthread_t t[7];
+    void *(*const what[])(void *) = {faults_and_faults, faults_and_faults, sets_and_sets,
+                                     sets_and_sets,     forks_and_forks,   faults_and_faults,
+                                     forks_and_forks};
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    act.sa_sigaction = on_repair_anywhere;
+    act.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigaction(SIGSEGV, &act, 0);
+    hammering = 1;
+    for (int i = 0; i < 7; i++)
+        pthread_create(&t[i], 0, what[i], 0);
+    usleep((useconds_t)ms * 1000);
+    hammering = 0;
+    for (int i = 0; i < 7; i++)
+        pthread_join(t[i], 0);
+    return wrong;
+}
+
 static pthread_barrier_t together;
 
 static void *touch_together(void *arg)
