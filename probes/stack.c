@@ -113,6 +113,9 @@ int nng_stack_apart(void (*work)(void *), void *arg, int limit_ms)
         return -errno;
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        /* Even a child that cannot be killed must not keep somebody's pipe open. */
+        for (int fd = 0; fd < 3; fd++)
+            close(fd);
         if (getppid() == me)
             work(arg);
         _exit(0);

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NAMES_MS 3000
+#define NAMES_MS 1000 /* the run's last words may be waiting */
 #define SECTIONS_MAX 4096
 #define SYMBOLS_MAX (1u << 24)
 #define CHUNK 2048 /* symbols read at once */
@@ -172,6 +172,7 @@ static void resolve_module(struct nng_stack_raw *raw, int module, uint64_t until
     struct best b[NNG_STACK_FRAMES];
     Elf64_Ehdr eh;
     Elf64_Shdr syms, strs;
+    char symbol[1024];
     int n = 0, fd = open_module(raw->pid, m);
 
     if (fd < 0)
@@ -188,9 +189,11 @@ static void resolve_module(struct nng_stack_raw *raw, int module, uint64_t until
                 continue;
             walk(fd, &syms, b, n, until_ns);
             for (int i = 0; i < n; i++)
-                if (b[i].found)
-                    name_of(fd, &strs, b[i].name, raw->resolved[b[i].frame].symbol,
-                            sizeof raw->resolved[0].symbol);
+                if (b[i].found) {
+                    name_of(fd, &strs, b[i].name, symbol, sizeof symbol);
+                    nng_stack_readable(symbol, raw->resolved[b[i].frame].symbol,
+                                       sizeof raw->resolved[0].symbol);
+                }
             break; /* .dynsym holds nothing that .symtab lacks */
         }
     close(fd);

@@ -40,6 +40,9 @@ struct nng_stack_raw {
 /* Run work(arg) in a child for at most limit_ms; the child is killed then. 0, -ETIME, -errno. */
 int nng_stack_apart(void (*work)(void *), void *arg, int limit_ms);
 uint64_t nng_stack_hash(const unsigned char *page);
+/* A readable name for the common C++ ones, "at::TensorIteratorBase::for_each"; out gets any other as it is.
+ * The static program has no C++ library to ask. */
+void nng_stack_readable(const char *symbol, char *out, size_t n);
 void nng_stack_names(struct nng_stack_raw *raw, uint64_t until_ns);
 
 #endif

@@ -417,6 +417,39 @@ static void test_names__other_file_than_in_memory__no_name(void **state)
     munmap(raw, sizeof *raw);
 }
 
+static void readable(const char *symbol, const char *expect)
+{
+    char out[96];
+    nng_stack_readable(symbol, out, sizeof out);
+    assert_string_equal(out, expect);
+}
+
+static void test_readable__common_names_others_unchanged(void **state)
+{
+    (void)state;
+    readable("_ZNK2at18TensorIteratorBase15serial_for_eachEN3c1012function_refIFvPPcEEE",
+             "at::TensorIteratorBase::serial_for_each");
+    readable("_ZN2at4_ops11add__Tensor4callERNS_6TensorERKS2_", "at::_ops::add__Tensor::call");
+    readable("_ZN2at8internal15invoke_parallelIZNS_12parallel_forIiEEvv",
+             "at::internal::invoke_parallel<...>");
+    readable("_ZN12_GLOBAL__N_13fooEv", "(anonymous)::foo");
+    readable("_ZN3c106TensorC2Ev", "c10::Tensor::Tensor");
+    readable("_ZN3c106TensorD0Ev", "c10::Tensor::~Tensor");
+    readable("_ZSt9terminatev", "_ZSt9terminatev");
+    readable("_ZNSt6thread4joinEv", "std::thread::join");
+    readable("_Z6decodePKc", "decode");
+    readable("_ZL6helperv", "helper");
+    readable("_ZN3c10plERKNS_6ScalarE", "_ZN3c10plERKNS_6ScalarE"); /* an operator */
+    readable("memcpy", "memcpy");
+    readable("", "");
+    readable("_Z", "_Z");
+    readable("_ZN", "_ZN");
+    readable("_ZNE", "_ZNE");
+    readable("_ZNC1E", "_ZNC1E");
+    readable("_ZN99999999999999999999aE", "_ZN99999999999999999999aE");
+    readable("_ZN9shortE", "_ZN9shortE");
+}
+
 static void test_from_fault__modules__innocent_ones(void **state)
 {
     static const struct {
@@ -464,6 +497,7 @@ int main(void)
         ROOTED(test_names__only_inside_the_symbols_size),
         ROOTED(test_names__hostile_numbers__no_name_no_harm),
         ROOTED(test_names__other_file_than_in_memory__no_name),
+        ROOTED(test_readable__common_names_others_unchanged),
         ROOTED(test_from_fault__modules__innocent_ones),
     };
     return cmocka_run_group_tests_name("probes: stack", tests, NULL, NULL);
