@@ -300,8 +300,12 @@ bool nng_cursor_next(struct nng_cursor *c, const struct nng_view *v, bool final,
     }
     while (c->next < next) {
         switch (read_slot(v, c->ring, c->next, out)) {
-        case SLOT_GOOD: c->next++; return true;
-        case SLOT_OVERWRITTEN: c->lost++; break;
+        case SLOT_GOOD:
+            c->next++;
+            return true;
+        case SLOT_OVERWRITTEN:
+            c->lost++;
+            break;
         case SLOT_PENDING:
             if (!final && !hole_over(c, next))
                 return take_late(c, v, next, out);

@@ -94,7 +94,7 @@ static bool say_fix(char *out, size_t n, const struct advice *a, int column)
 static void add_fix(struct nng_lines *l, const struct nng_fix *f, const struct nng_verdict *v,
                     enum nng_lang lang, bool first, int column)
 {
-    struct advice a;
+    struct advice a = {.label = ""};
     char line[sizeof a + 64];
     enum nng_tint tint = first && !f->workaround ? NNG_CURE : NNG_PLAIN;
     int weight = first ? CURE : OTHER_CURE, before = l->n;
@@ -142,12 +142,21 @@ static void add_proof(struct nng_lines *l, const struct nng_verdict *v, enum nng
     }
 }
 
+/* Has the proof named this place already? */
+static bool says_where(const struct nng_verdict *v, const char *where, enum nng_lang lang)
+{
+    for (int i = 0; i < v->n_proof && i < 3; i++)
+        if (strstr(nng_pick(&v->proof[i], lang), where))
+            return true;
+    return false;
+}
+
 /* A caller that no longer fits goes on a line of its own. */
 static void add_where(struct nng_lines *l, const struct nng_incident *i, enum nng_lang lang)
 {
     char line[NNG_LINE_MAX] = "  ", below[NNG_LINE_MAX];
     nng_say_where(line + 2, sizeof line - 2, &i->ev, lang);
-    if (!line[2])
+    if (!line[2] || says_where(&i->verdict, line + 2 + strlen(nng_word(W_IN, lang)), lang))
         return;
     char *caller = strstr(line, "  <-  ");
     if (!caller || nng_columns(line) <= NNG_COLUMNS - (int)strlen(NNG_PREFIX)) {

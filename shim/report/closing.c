@@ -57,19 +57,45 @@ static enum nng_word failed_word(const struct nng_incident *i)
     return words[c <= NNG_CERTAIN ? c : NNG_UNKNOWN];
 }
 
+/* "/dev/shm was full"; where the cause has no such short form, "worker 2 of 3 died: it ...". True then:
+ * the process is named already. */
+static bool say_because(char *out, size_t n, const struct nng_incident *i, enum nng_lang lang)
+{
+    char who[128];
+    const char *why = nng_pick(&i->verdict.why, lang),
+               *brief = nng_pick(&i->verdict.short_why, lang);
+    if (*brief || i->ev.kind == NNG_K_STALL) {
+        snprintf(out, n, "%s", *brief ? brief : why);
+        return false;
+    }
+    nng_say_who(who, sizeof who, &i->ev.who, lang);
+    nng_say(out, n, lang, i->ev.kind == NNG_K_DEATH ? W_BECAUSE_DIED : W_BECAUSE_FAILED,
+            (const char *const[]){who, why, ""});
+    return true;
+}
+
+/* Of the trainer's own death nothing follows that could be taken for a cause; and where there are
+ * other incidents, not everything follows from this one. */
+static bool has_consequences(const struct nng_run *r, const struct nng_incident *i)
+{
+    return i->ev.who.role != NNG_ROLE_TRAINER && i->verdict.confidence > NNG_UNKNOWN &&
+           r->n_incidents + r->n_beyond <= 1;
+}
+
 /* The run failed, or stood still, by this incident. */
 static void say_failed(char *out, size_t n, const struct nng_run *r, const struct nng_incident *i,
                        enum nng_lang lang)
 {
-    char when[200];
-    say_when(when, sizeof when, r, i, lang);
-    nng_say(out, n, lang, failed_word(i),
-            (const char *const[]){nng_short_why(&i->verdict, lang), when, ""});
-    /* Of the trainer's own death nothing follows that could be read as a cause. */
-    if (i->ev.who.role == NNG_ROLE_TRAINER || i->verdict.confidence <= NNG_UNKNOWN)
-        return;
-    size_t len = strlen(out);
-    snprintf(out + len, n - len, "%s", nng_word(W_CL_CONSEQUENCE, lang));
+    char when[200], because[800];
+    if (say_because(because, sizeof because, i, lang))
+        nng_say_time(when, sizeof when, r, i->ev.time_ns, NNG_CLOCK);
+    else
+        say_when(when, sizeof when, r, i, lang);
+    nng_say(out, n, lang, failed_word(i), (const char *const[]){because, when, ""});
+    if (has_consequences(r, i)) {
+        size_t len = strlen(out);
+        snprintf(out + len, n - len, "%s", nng_word(W_CL_CONSEQUENCE, lang));
+    }
 }
 
 static void say_end_status(char *out, size_t n, const struct nng_run *r, enum nng_lang lang)

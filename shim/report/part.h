@@ -44,6 +44,8 @@ enum nng_word {
     W_TIMES,
     W_TIMES_LAST,
     W_WHEN,
+    W_BECAUSE_DIED,
+    W_BECAUSE_FAILED,
     W_CL_FAILED,
     W_CL_LIKELY,
     W_CL_POSSIBLE,
@@ -164,7 +166,6 @@ void nng_say_where(char *out, size_t n, const struct nng_evidence *ev, enum nng_
 /* "exit status 1", "SIGKILL", ... */
 void nng_say_status(char *out, size_t n, const struct nng_status *st, enum nng_lang lang);
 const char *nng_say_confidence(enum nng_confidence c, enum nng_lang lang);
-const char *nng_short_why(const struct nng_verdict *v, enum nng_lang lang);
 
 /* ---- block.c ------------------------------------------------------------------------------------
  */

@@ -169,6 +169,8 @@ static void usage(struct nng_out *o, const struct nng_usage *u, int pid, enum nn
     for (int i = 0; i < 16; i++)
         if (u->rlim_soft[i] != UINT64_MAX || u->rlim_hard[i] != UINT64_MAX)
             limit(o, names[i], u->rlim_soft[i], u->rlim_hard[i], lang);
+    if (!u->vm_size) /* its memory was gone already when it was looked at */
+        return;
     nng_out_line(o, "  %s: VmSize %s, VmRSS %s, VmHWM %s, threads %u, fds %u, cpu %.1f s",
                  nng_word(W_T_USE, lang), nng_bytes((int64_t)u->vm_size),
                  nng_bytes((int64_t)u->vm_rss), nng_bytes((int64_t)u->vm_hwm), u->threads, u->fds,

@@ -84,12 +84,6 @@ void nng_say_first(char *out, size_t n, const struct nng_incident *i, enum nng_l
     nng_say(out, n, lang, word, (const char *const[]){who, details, why, ""});
 }
 
-const char *nng_short_why(const struct nng_verdict *v, enum nng_lang lang)
-{
-    const char *s = nng_pick(&v->short_why, lang);
-    return *s ? s : nng_pick(&v->why, lang);
-}
-
 const char *nng_say_confidence(enum nng_confidence c, enum nng_lang lang)
 {
     static const enum nng_word names[] = {[NNG_NO] = W_UNKNOWN,

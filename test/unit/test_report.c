@@ -28,12 +28,12 @@ static void test_block__chinese__golden(void **state)
     (void)state;
     assert_string_equal(
         block(&chinese),
-        "nnguard: 6 个工作进程中的第 3 个已死亡（pid 4711，SIGBUS）：/dev/shm 已满\n"
+        "nnguard: 6 个工作进程中的第 3 个已死亡(pid 4711,SIGBUS):/dev/shm 已满\n"
         "nnguard:   容量 64.0 MiB，剩余 0 B；一批需要 16.1 MiB\n"
         "nnguard:   并非 OOM：其计数仍为 0\n"
-        "nnguard: 解决   docker run --shm-size=1g ...  （此处 6 个进程共需 0.6 GiB）\n"
-        "nnguard: 变通   nnUNet_n_proc_DA=1 ...        能放进 64 MiB；每个 epoch 更慢\n"
-        "nnguard: 确定；详情：/tmp/nnguard-1000/20261124T140301Z-node7-4702/report.txt\n");
+        "nnguard: 解决   docker run --shm-size=1g ...  (此处 6 个进程共需 0.6 GiB)\n"
+        "nnguard: 变通   nnUNet_n_proc_DA=1 ...        能放进 64 MiB;每个 epoch 更慢\n"
+        "nnguard: 确定;详情:/tmp/nnguard-1000/20261124T140301Z-node7-4702/report.txt\n");
 }
 
 static void test_block__who(void **state)
@@ -123,6 +123,9 @@ static void test_block__where__shortened_from_the_left(void **state)
     assert_has(block(&plain), "nnguard:   in     torch/storage.py:418 _new_shared\n"
                               "nnguard:          <-  batchgenerators/…/"
                               "nondet_multi_threaded_augmenter.py:71 producer\n");
+    words(&incidents[0].verdict.proof[0], "raised in torch/storage.py:418 _new_shared", "");
+    st->n_python = 1;
+    assert_has_not(block(&plain), "  in  "); /* said already */
     st->n_python = 0;
     st->n = 1;
     st->culprit = 0;
@@ -287,8 +290,8 @@ static void test_closing__failed__golden(void **state)
         "that line is a consequence.\n"
         "nnguard: Fix    docker run --shm-size=1g ...  (6 workers need 0.6 GiB here)\n"
         "nnguard: certain; details: /tmp/nnguard-1000/20261124T140301Z-node7-4702/report.txt\n");
-    assert_has(closing(&chinese), "nnguard: 本次训练失败，原因：/dev/shm 已满（6 "
-                                  "个工作进程中的第 3 个，14:03:07）。此后的输出都是其后果。\n");
+    assert_has(closing(&chinese), "nnguard: 本次训练失败,原因:/dev/shm 已满(6 "
+                                  "个工作进程中的第 3 个,14:03:07)。此后的输出都是其后果。\n");
 }
 
 static void test_closing__exit_0__does_not_say_failed(void **state)
@@ -327,6 +330,19 @@ static void test_closing__less_than_certain__says_so(void **state)
     assert_has(closing(&plain), "the cause could not be seen from here: ");
     assert_has_not(closing(&plain), "consequence");
     assert_has_not(closing(&plain), "Fix");
+}
+
+static void test_closing__no_short_form__names_the_process(void **state)
+{
+    (void)state;
+    struct nng_verdict *v = &incidents[0].verdict;
+    words(&v->why, "it sent itself SIGKILL", "");
+    words(&v->short_why, "", "");
+    assert_has(closing(&plain),
+               "this run failed because worker 3 of 6 died: it sent itself SIGKILL "
+               "(14:03:07). Everything after that line is a consequence.\n");
+    run.n_incidents = 2; /* of which one is not */
+    assert_has_not(closing(&plain), "Everything");
 }
 
 static void test_closing__standstill_ended_by_hand__names_it(void **state)
@@ -463,6 +479,7 @@ int main(void)
         RUN_TEST(test_closing__exit_0__does_not_say_failed),
         RUN_TEST(test_closing__not_tied__does_not_blame),
         RUN_TEST(test_closing__less_than_certain__says_so),
+        RUN_TEST(test_closing__no_short_form__names_the_process),
         RUN_TEST(test_closing__standstill_ended_by_hand__names_it),
         RUN_TEST(test_closing__more_incidents__mentioned),
         RUN_TEST(test_closing__nothing_known__no_crash),
