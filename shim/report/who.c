@@ -130,10 +130,17 @@ static bool is_plumbing(const char *frame)
            strstr(frame, "<frozen") || strstr(frame, "<string>");
 }
 
+/* Where the worker began. What lies outside of it, in a forked child, is the trainer's stack. */
+static bool is_entry(const char *frame)
+{
+    return strstr(frame, "/multiprocessing/process.py") || strstr(frame, "/threading.py") ||
+           strstr(frame, "/concurrent/futures/");
+}
+
 /* The innermost frame that is nobody's plumbing, behind the first. */
 static const char *outer_frame(const struct nng_stack *st)
 {
-    for (int i = 1; i < st->n_python; i++)
+    for (int i = 1; i < st->n_python && i < 16 && !is_entry(st->python[i]); i++)
         if (!is_plumbing(st->python[i]))
             return st->python[i];
     return NULL;
