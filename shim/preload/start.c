@@ -71,13 +71,17 @@ static bool wanted(void)
 }
 
 /* ---- an entry in the journal -------------------------------------------------------------------- */
-/* The entry this very process had before it exec'd, if any: its tail and files are still true. */
+/* The entry this very process had before it exec'd, if any: its tail and files are still true. Entries
+ * are first taken in order, so behind one that never was used there is none; looking further would
+ * read pages that nobody needs. */
 static struct nng_proc *entry_before_exec(struct nng_journal *j)
 {
-    for (unsigned i = 0; i < NNG_PROCS_N; i++) {
+    for (unsigned i = 0; i < NNG_PROCS_N && nng_me.ticks; i++) {
         struct nng_proc *p = &j->procs[i];
-        if (atomic_load_explicit(&p->state, memory_order_acquire) == NNG_P_LIVE &&
-            p->pid == (uint32_t)nng_me.pid && p->start_ticks == nng_me.ticks && nng_me.ticks)
+        uint32_t state = atomic_load_explicit(&p->state, memory_order_acquire);
+        if (state == NNG_P_FREE && !p->pid)
+            break;
+        if (state == NNG_P_LIVE && p->pid == (uint32_t)nng_me.pid && p->start_ticks == nng_me.ticks)
             return p;
     }
     return NULL;
