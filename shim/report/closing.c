@@ -64,7 +64,10 @@ static bool say_because(char *out, size_t n, const struct nng_incident *i, enum 
     char who[128];
     const char *why = nng_pick(&i->verdict.why, lang),
                *brief = nng_pick(&i->verdict.short_why, lang);
-    if ((*brief && strcmp(brief, why) != 0) || i->ev.kind == NNG_K_STALL) {
+    /* the English one decides: Chinese has no tense, so there both may be the same */
+    bool has_brief =
+        i->verdict.short_why.en[0] && strcmp(i->verdict.short_why.en, i->verdict.why.en) != 0;
+    if (has_brief || i->ev.kind == NNG_K_STALL) {
         snprintf(out, n, "%s", *brief ? brief : why);
         return false;
     }
