@@ -337,17 +337,23 @@ static bool is_mapped(const struct stat *st)
     return found;
 }
 
-static long copy(int from, int to, int64_t size)
+/* The program may have it open for writing only. */
+static long copy(int fd, int to, int64_t size)
 {
+    char path[40];
+    nng_fmt_u64(nng_fmt_str(path, path + sizeof path, "/proc/self/fd/"), path + sizeof path,
+                (uint64_t)fd);
+    long from = nng_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), n = 1;
     off_t off = 0;
-    while (off < size) {
-        long n = nng_sys4(SYS_sendfile, to, from, &off, size - off);
+    if (from < 0)
+        return from;
+    while (off < size && n > 0) {
+        n = nng_sys4(SYS_sendfile, to, from, &off, size - off);
         if (n == -EINTR)
-            continue;
-        if (n <= 0)
-            return n ? n : -EIO;
+            n = 1;
     }
-    return nng_sys3(SYS_lseek, to, 0, 0 /* SEEK_SET */);
+    nng_sys1(SYS_close, from);
+    return off < size ? -EIO : nng_sys3(SYS_lseek, to, 0, 0 /* SEEK_SET */);
 }
 
 /* What the program can ask about the file: mode, owner, position, flags. */
