@@ -26,6 +26,7 @@
 
 #define HOLD_NS 500000000LL
 #define CLAIM_WAIT_MS 5000
+#define PROGRAM_WAIT_MS 200
 #define LEAVE_WAIT_MS 2000 /* longer than the hold and the root's good-bye together */
 /* A program that lives on repaired faults (a JVM in the process) gets the long look only so often. */
 #define LONG_LOOKS 16u
@@ -42,8 +43,9 @@ struct current {
 };
 
 static __thread struct current cur __attribute__((tls_model("initial-exec")));
-static _Atomic int claimant; /* tid, 0: nobody */
-static _Atomic int dying;    /* tid of the thread whose default action is under way */
+static _Atomic int claimant;    /* tid, 0: nobody */
+static _Atomic bool in_program; /* the claimant runs the program's handler, or has left it */
+static _Atomic int dying;       /* tid of the thread whose default action is under way */
 static _Atomic uint32_t repaired;
 static struct nng_fault nowhere; /* for a process without an entry */
 
@@ -65,6 +67,7 @@ void nng_crash_after_fork(void)
 {
     cur = (struct current){0};
     atomic_store(&claimant, 0);
+    atomic_store(&in_program, false);
     atomic_store(&dying, 0);
     atomic_store(&repaired, 0);
 }
@@ -127,20 +130,21 @@ static bool repair_own(int sig, const siginfo_t *si)
 }
 
 /* ---- claim --------------------------------------------------------------------------------------- */
-static bool claim(void)
+static void claim(void)
 {
     int me = gettid_raw();
     for (int waited = 0;; waited += 5) {
         int none = 0;
         if (atomic_compare_exchange_strong(&claimant, &none, me) || none == me)
-            return true;
-        if (waited >= CLAIM_WAIT_MS)
             break;
+        /* Its holder has left the program's handler by longjmp, or is stuck: take it over. */
+        if (waited >= (atomic_load(&in_program) ? PROGRAM_WAIT_MS : CLAIM_WAIT_MS)) {
+            atomic_store(&claimant, me);
+            break;
+        }
         pause_ms(5);
     }
-    /* Its holder left by longjmp, or is stuck: go on without it. */
-    atomic_store(&claimant, me);
-    return true;
+    atomic_store(&in_program, false);
 }
 
 static void unclaim(void)
@@ -401,8 +405,8 @@ static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
 
 static void end_by_default(int sig, siginfo_t *si, ucontext_t *uc, bool here)
 {
+    claim(); /* again, where the program's handler took long and another thread took over */
     if (!cur.recorded) {
-        claim();
         record(cur.sig, cur.si, cur.uc);
         cur.recorded = true;
     }
@@ -479,11 +483,13 @@ static void with_program(struct sigaction *act, int sig, siginfo_t *si, ucontext
     if ((unsigned)act->sa_flags & SA_RESETHAND)
         nng_sig_reset(sig);
     bool recorded = cur.recorded;
+    if (recorded)
+        atomic_store(&in_program, true);
     run_program(act, sig, si, uc);
     if (!outer)
         return;
-    uint32_t n = atomic_fetch_add(&repaired, 1);
-    if (recorded && !may_still_abort(sig, si) && (n < LONG_LOOKS || is_power_of_two(n)))
+    atomic_fetch_add(&repaired, 1);
+    if (recorded && !may_still_abort(sig, si))
         note_repaired(sig);
     if (recorded)
         unclaim();

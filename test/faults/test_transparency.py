@@ -238,6 +238,7 @@ HANDLERS = {
     "repair": "say(lib.sig_repair(3))",
     "repair_often": "say(lib.sig_repair(3000))",
     "jump": "say(lib.sig_jump(3))\nsay(lib.sig_jump(500))",
+    "jump_elsewhere": "say(lib.sig_jump_elsewhere())",
     "python_handler": "signal.signal(11, lambda s, f: say('python', s))\nos.kill(os.getpid(), 11)\n"
                       "time.sleep(0.05)\nsay(signal.getsignal(11) is not None)",
     "python_term": "signal.signal(15, lambda s, f: say('term', s))\nos.kill(os.getpid(), 15)\n"

@@ -188,6 +188,29 @@ int sig_jump(int times)
     return strikes;
 }
 
+static void *jumps_once(void *arg)
+{
+    (void)arg;
+    if (!sigsetjmp(back, 1))
+        *(volatile char *)page = 1;
+    return 0;
+}
+
+/* One thread leaves its handler by longjmp and lives on; another faults: seconds until it went on. */
+int sig_jump_elsewhere(void)
+{
+    struct timespec a, b;
+    pthread_t t;
+    make_page();
+    set(SIGSEGV, on_jump, SA_NODEFER);
+    pthread_create(&t, 0, jumps_once, 0);
+    pthread_join(t, 0);
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    jumps_once(0);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    return (int)((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000) / 1000;
+}
+
 static void *touch_blocked(void *arg)
 {
     sigset_t all;
