@@ -72,20 +72,46 @@ static bool unwanted_death(struct nng_journal *j, int pid)
     return ours;
 }
 
+/* A zombie that nobody reaps (PID 1 of many containers does not) is as good as gone. */
+static bool gone(int pid)
+{
+    char path[40], buf[256];
+    char *p = nng_fmt_str(path, path + sizeof path, "/proc/");
+    p = nng_fmt_u64(p, path + sizeof path, (uint64_t)pid);
+    nng_fmt_str(p, path + sizeof path, "/stat");
+    if (nng_sys2(SYS_kill, pid, 0) == -ESRCH)
+        return true;
+    if (nng_read_file(path, buf, sizeof buf) <= 0)
+        return false;
+    const char *name_end = __builtin_strrchr(buf, ')');
+    return name_end && (name_end[2] == 'Z' || name_end[2] == 'X');
+}
+
+/* Does nobody follow the journal although somebody should? */
+static bool monitor_missing(const struct nng_header *h)
+{
+    uint32_t state = atomic_load_explicit(&h->monitor_state, memory_order_relaxed);
+    int pid = atomic_load_explicit(&h->monitor_pid, memory_order_relaxed);
+    if (state == NNG_M_STARTED || state == NNG_M_READY)
+        return pid > 0 && gone(pid);
+    return state == NNG_M_FAILED;
+}
+
 static void say_without_monitor(int pid, int sig)
 {
     static _Atomic bool said;
     struct nng_journal *j = nng_journal;
     const char *name = crash_name(sig);
     char num[24];
-    if (!j || !name ||
-        atomic_load_explicit(&j->hdr.monitor_state, memory_order_relaxed) != NNG_M_FAILED ||
-        !unwanted_death(j, pid) || atomic_exchange_explicit(&said, true, memory_order_relaxed))
+    if (!j || !name || !monitor_missing(&j->hdr) || !unwanted_death(j, pid) ||
+        atomic_exchange_explicit(&said, true, memory_order_relaxed))
         return;
-    nng_fmt_u64(num, num + sizeof num, (uint64_t)pid);
+    bool failed = atomic_load_explicit(&j->hdr.monitor_state, memory_order_relaxed) == NNG_M_FAILED;
     bool kept = j->hdr.run_dir[0];
-    nng_say("process ", num, " died (", name, "); the monitor could not be started (",
-            nng_launch_path[0] ? nng_launch_path : "nnguard", " missing?)",
+    nng_fmt_u64(num, num + sizeof num, (uint64_t)pid);
+    nng_say("process ", num, " died (", name, "); the monitor ",
+            failed ? "could not be started (" : "is gone (",
+            nng_launch_path[0] ? nng_launch_path : "nnguard", failed ? " missing?)" : ")",
             kept ? ": run 'nnguard report " : "", kept ? j->hdr.run_dir : "",
             kept ? "' for the cause" : "", NULL);
 }

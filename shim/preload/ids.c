@@ -29,7 +29,7 @@ long nng_read_file(const char *path, char *buf, size_t size)
 
 uint64_t nng_ids_ticks(int pid)
 {
-    char path[40] = "/proc/self/stat", buf[1024];
+    char path[40] = "/proc/self/stat", buf[512];
     if (pid) {
         char *p = nng_fmt_str(path, path + sizeof path, "/proc/");
         p = nng_fmt_u64(p, path + sizeof path, (uint64_t)pid);

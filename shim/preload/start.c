@@ -34,7 +34,7 @@ void nng_say(const char *part, ...)
     const char *quiet = nng_env("NNGUARD_QUIET");
     if (quiet && *quiet && *quiet != '0')
         return;
-    char line[1024], *end = line + sizeof line - 1;
+    char line[896], *end = line + sizeof line - 1;
     char *p = nng_fmt_str(line, end, "nnguard: ");
     va_list ap;
     va_start(ap, part);
