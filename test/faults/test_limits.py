@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Limits: descriptors, threads and processes, address space, processor time, file size."""
 import os
+import re
 import signal
 import sys
 
@@ -14,7 +15,8 @@ from conftest import (as_nobody, assert_silent, incident_of, screen, victim, wit
 def test_fd_limit_in_a_worker(guard, method):
     r = guard.both(victim("--method", method, "limit", "NOFILE", 64, 64, "many_files"))
     i = incident_of(r, "fd_limit", code=1, role="worker")
-    assert "64" in screen(r) and "ulimit -n" in screen(r) + str(i["fixes"]), str(r)
+    assert "64" in screen(r), str(r)
+    assert re.search(r"ulimit -n|nofile", screen(r) + str(i["fixes"])), str(r)
 
 
 def test_fd_limit_of_the_trainer(guard):
@@ -48,11 +50,11 @@ def test_threads_by_rlimit_nproc(guard, public):
     r = guard.both(victim("--workers", 1, "many_threads", python=SYSTEM_PYTHON, script=public.victim),
                    wrap=lambda c: as_nobody(with_limits("-u 40", c)), env={"HOME": public.home},
                    cwd=public.home)
-    i = incident_of(r, "threads_limit", code=1, role="worker")
+    i = incident_of(r, "threads_limit", ("certain", "likely"), code=1, role="worker")
     said = screen(r) + str(i["fixes"])
     assert "ulimit -u" in said or "RLIMIT_NPROC" in said, str(r)
     assert "40" in screen(r), str(r)
-    assert "pids" not in screen(r).replace("pids cgroup: no limit", ""), str(r)
+    assert "pids-limit" not in screen(r), str(r)
 
 
 def test_threads_by_pids_cgroup(guard, pids_cgroup):
@@ -62,7 +64,7 @@ def test_threads_by_pids_cgroup(guard, pids_cgroup):
     i = incident_of(r, "threads_limit", code=1, role="worker")
     assert "40" in screen(r), str(r)
     assert "cgroup" in screen(r) + str(i["evidence"]) or "--pids-limit" in screen(r), str(r)
-    assert "ulimit -u" not in screen(r), str(r)
+    assert not re.search(r"^(Fix|Else) +ulimit -u", screen(r), re.M), str(r)
 
 
 def test_fork_by_pids_cgroup(guard, pids_cgroup):

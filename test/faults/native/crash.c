@@ -60,7 +60,7 @@ int crash_double_free(void)
 
 int crash_bad_free(void)
 {
-    char *block = malloc(64);
+    char *block = calloc(1, 64); /* zeros, so that the chunk before `inside` has no flags */
     char *volatile inside = block + 8;
     free(inside);
     return 0;
