@@ -398,9 +398,10 @@ static void room(struct nng_bus *b)
     b->free = blocks(f->fs_bavail, f->fs_bsize);
     b->bfree = blocks(f->fs_bfree, f->fs_bsize);
     b->total = blocks(f->fs_blocks, f->fs_bsize);
-    /* ext4 keeps up to 2 % (at most 4096 clusters) for its own metadata, from root as well. */
+    /* ext4 keeps up to 2 % (at most 4096 clusters) for its own metadata, from root as well; total lacks
+     * its overhead. What is kept for root by default is more: 5 %. */
     b->full_for_all = b->free < b->page &&
-                      (b->bfree < b->page || (f->fs_type == 0xef53 && b->bfree <= b->total / 50 &&
+                      (b->bfree < b->page || (f->fs_type == 0xef53 && b->bfree <= b->total / 32 &&
                                               b->bfree <= 4096 * (int64_t)b->page));
     left = f->map_end > f->addr ? (int64_t)(f->map_end - f->addr) : 0;
     if (b->free < b->page)
@@ -552,6 +553,11 @@ void nng_v_fail_facts(struct nng_verdict *v, const struct nng_failcall *f)
     nng_v_fact_str(v, "call.path", f->path, "hook");
     nng_v_fact_int(v, "call.asked", f->asked, "hook");
     nng_v_fact_int(v, "call.count", (int64_t)(f->count & INT64_MAX), "hook");
+    if (f->err == EMFILE || f->err == EAGAIN) {
+        nng_v_fact_int(v, f->err == EMFILE ? "call.fds_then" : "call.threads_then", f->free,
+                       "hook");
+        return;
+    }
     if (f->free >= 0 || f->total > 0) {
         nng_v_fact_int(v, shm ? "devshm.free_bytes" : "fs.free_bytes", f->free,
                        "statfs at the failed call");

@@ -52,6 +52,20 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool sy
                  "训练被杀时会在 /dev/shm 留下文件");
 }
 
+/* Python opens its own traceback.py to say how it ends; that this failed shows an exception that nobody
+ * caught, without a descriptor left. */
+static bool speechless(const struct nng_evidence *ev)
+{
+    for (int i = 0; i < ev->n_fails; i++) {
+        const struct nng_failcall *f = &ev->fails[i];
+        const char *slash = strrchr(f->path, '/');
+        if (f->pid == ev->who.pid && f->err == EMFILE && slash &&
+            strcmp(slash, "/traceback.py") == 0)
+            return true;
+    }
+    return false;
+}
+
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     bool sure = false,
@@ -59,27 +73,38 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     const struct nng_failcall *f;
     int64_t soft = nng_ev_rlim(ev, RLIMIT_NOFILE, false);
     enum nng_confidence conf = NNG_LIKELY;
-    bool system;
+    bool system, silent;
 
-    if (!(nng_ev_left(ev) && ev->tb.present && speaks_of_it(ev)) && !abort)
+    silent = nng_ev_left(ev) && ev->status.known && ev->status.code == 1 && !ev->tb.present;
+    if (!silent && !(nng_ev_left(ev) && ev->tb.present && speaks_of_it(ev)) && !abort)
         return NNG_NO;
     f = nng_ev_blamed(ev, EMFILE, -1, &sure);
     if (!f)
         f = nng_ev_blamed(ev, ENFILE, -1, &sure);
+    if (silent && (!f || ev->time_ns - f->time_ns > NNG_SEC))
+        return NNG_NO;
     system = f ? f->err == ENFILE : strstr(ev->tb.message, "in system") != NULL;
-    if (f && sure && !abort)
+    if (f && sure && !abort && (!silent || speechless(ev)))
         conf = NNG_CERTAIN;
+    else if (silent)
+        nng_v_doubt(v,
+                    "it left without a word, which is usual when not even a traceback can be read",
+                    "它没有留下任何输出就退出了:连回溯所需的文件都打不开时常常如此");
     else
         nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
     if (system)
         nng_v_why(v, "too many files are open on this machine", "本机打开的文件过多");
     else if (soft > 0)
-        nng_v_why(v, "it has too many open files (the limit is %lld)",
-                  "打开的文件过多(上限为 %lld)", (long long)soft);
+        nng_v_why(v, "it has too many open files (ulimit -n is %lld)",
+                  "打开的文件过多(ulimit -n 为 %lld)", (long long)soft);
     else
         nng_v_why(v, "it has too many open files", "打开的文件过多");
     nng_v_short(v, "too many files were open", "打开的文件过多");
-    if (ev->has_usage && soft > 0 && ev->usage.fds > 0)
+    /* Read at the end, descriptors may have been closed already: then it says nothing. */
+    if (f && f->err == EMFILE && f->free > 0 && f->total > 0)
+        nng_v_proof(v, "%lld of %lld descriptors were in use", "已用描述符 %lld 个,上限 %lld",
+                    (long long)f->free, (long long)f->total);
+    else if (ev->has_usage && soft > 0 && ev->usage.fds >= soft - soft / 10)
         nng_v_proof(v, "%u of %lld descriptors were in use", "已用描述符 %u 个,上限 %lld",
                     ev->usage.fds, (long long)soft);
     if (f)

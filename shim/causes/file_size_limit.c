@@ -19,7 +19,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     struct nng_fix *fix;
 
     if (signo == SIGXFSZ) {
-        if ((fault && fault->code <= 0) || nng_ev_killer(ev, SIGXFSZ))
+        /* The kernel sends it in the writer's own name (SI_USER, its own pid). */
+        if (nng_ev_killer(ev, SIGXFSZ) ||
+            (fault && fault->code <= 0 && (fault->sender_pid != ev->who.pid || limit < 0)))
             return NNG_NO;
         conf = fault && limit >= 0 ? nng_ev_cap(ev, v, NNG_CERTAIN) : NNG_LIKELY;
         if (conf < NNG_CERTAIN)

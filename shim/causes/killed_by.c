@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static enum nng_confidence by_record(const struct nng_evidence *ev, const struct nng_killrec *k,
                                      int signo, struct nng_verdict *v)
@@ -86,6 +87,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (signo == SIGABRT && (!f || f->sender_pid == ev->who.pid || f->sender_pid < 0) &&
         (!k || k->sender == ev->who.pid))
         return NNG_NO; /* abort() */
+    if (signo == SIGXFSZ && !k && f && f->sender_pid == ev->who.pid &&
+        nng_ev_rlim(ev, RLIMIT_FSIZE, false) >= 0)
+        return NNG_NO; /* by the kernel, in its own name: file_size_limit */
     if (f && f->sender_pid > 0 && (!k || k->sender != f->sender_pid))
         conf = by_siginfo(ev, f, v);
     else if (k)

@@ -47,11 +47,21 @@ static const struct nng_failcall *failed(const struct nng_evidence *ev)
     return NULL;
 }
 
-static enum which limit_of(const struct nng_evidence *ev, bool *shown)
+/* The tasks of this user at the failure: those there now, and the threads that the victim had then. */
+static int64_t tasks_then(const struct nng_evidence *ev, const struct nng_failcall *f)
+{
+    int64_t now = ev->pids.user_tasks;
+
+    return now >= 0 && now < INT32_MAX && f && f->free > 0 && f->free < INT32_MAX ? now + f->free
+                                                                                  : now;
+}
+
+static enum which limit_of(const struct nng_evidence *ev, const struct nng_failcall *f, bool *shown)
 {
     const struct nng_pidscope *p = &ev->pids;
-    bool nproc = p->nproc_soft > 0 && !p->privileged && p->user_tasks >= 0 &&
-                 p->user_tasks >= p->nproc_soft - p->nproc_soft / 50;
+    int64_t tasks = tasks_then(ev, f);
+    int64_t near = p->nproc_soft > 0 ? (p->nproc_soft < 100 ? 2 : p->nproc_soft / 50) : 0;
+    bool nproc = p->nproc_soft > 0 && !p->privileged && tasks >= p->nproc_soft - near;
 
     *shown = true;
     if (p->max > 0 && p->max_events > 0)
@@ -108,22 +118,23 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
         nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);
 }
 
-static void say(struct nng_verdict *v, const struct nng_evidence *ev, enum which which)
+static void say(struct nng_verdict *v, const struct nng_evidence *ev, enum which which,
+                const struct nng_failcall *f)
 {
     const struct nng_pidscope *p = &ev->pids;
 
     if (which == PIDS_CGROUP) {
         nng_v_why(v, "no more threads, the container's limit of processes is %lld",
                   "无法再创建线程,容器的进程数上限为 %lld", (long long)p->max);
-        nng_v_proof(v, "its pids cgroup holds %lld of %lld; ulimit -u is not what stopped it",
-                    "其 pids cgroup 已有 %lld 个,上限 %lld;不是 ulimit -u 的限制",
+        nng_v_proof(v, "its pids cgroup holds %lld of %lld; not a limit of this user",
+                    "其 pids cgroup 已有 %lld 个,上限 %lld;不是该用户自身的上限",
                     (long long)p->current, (long long)p->max);
     } else if (which == NPROC) {
         nng_v_why(v, "no more threads, this user may have %lld (ulimit -u)",
                   "无法再创建线程,该用户的上限为 %lld(ulimit -u)", (long long)p->nproc_soft);
-        if (p->user_tasks >= 0)
-            nng_v_proof(v, "this user has %lld processes and threads of %lld",
-                        "该用户已有 %lld 个进程和线程,上限 %lld", (long long)p->user_tasks,
+        if (tasks_then(ev, f) >= 0)
+            nng_v_proof(v, "this user had %lld processes and threads of %lld",
+                        "当时该用户已有 %lld 个进程和线程,上限 %lld", (long long)tasks_then(ev, f),
                         (long long)p->nproc_soft);
     } else if (which == KERNEL) {
         nng_v_why(v, "no more threads, the machine's limit is %lld",
@@ -149,7 +160,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (signo == SIGABRT && !f && !strstr(ev->tail, "thread"))
         return NNG_NO;
-    which = limit_of(ev, &shown);
+    which = limit_of(ev, f, &shown);
     if (f && shown && (nng_ev_left(ev) || signo == SIGABRT))
         conf = NNG_CERTAIN;
     else if (!f)
@@ -157,7 +168,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     else
         nng_v_doubt(v, "neither of the two limits (ulimit -u, pids cgroup) was seen to be reached",
                     "没有看到两种上限(ulimit -u、pids cgroup)中的任何一种被达到");
-    say(v, ev, which);
+    say(v, ev, which, f);
     if (f)
         nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_ev_call_name(f->call),
                     nng_errno_name(f->err));

@@ -777,6 +777,17 @@ static void cpu_hard(E *e)
     e->usage.rlim_soft[RLIMIT_CPU] = e->usage.rlim_hard[RLIMIT_CPU] = 10;
     e->cpu_time_ns = 10 * SECOND + 1;
 }
+static void cpu_hard_seen_by_the_monitor(E *e)
+{
+    dies_of(e, SIGKILL);
+    e->cpu_limit_s = 10;
+    e->cpu_time_ns = 10 * SECOND;
+}
+static void cpu_hard_last_seen_before(E *e)
+{
+    cpu_hard_seen_by_the_monitor(e);
+    e->cpu_time_ns = 9 * SECOND;
+}
 static void cpu_hard_far_away(E *e)
 {
     cpu_hard(e);
@@ -799,6 +810,22 @@ static void fsize_signal(E *e)
     limits(e);
     e->usage.rlim_soft[RLIMIT_FSIZE] = MIB;
 }
+static void fsize_signal_in_its_own_name(E *e)
+{
+    fault(e, SIGXFSZ, 0)->sender_pid = VICTIM;
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_FSIZE] = MIB;
+}
+static void fsize_signal_by_itself(E *e)
+{
+    fsize_signal_in_its_own_name(e);
+    kill_by(e, VICTIM, NNG_ROLE_WORKER, false, SIGXFSZ);
+}
+static void fsize_signal_by_another(E *e)
+{
+    fsize_signal_in_its_own_name(e);
+    e->fault.sender_pid = 999;
+}
 static void fsize_exception(E *e)
 {
     raises(e, "OSError: [Errno 27] File too large");
@@ -819,6 +846,22 @@ static void fds(E *e)
     e->usage.rlim_hard[RLIMIT_NOFILE] = 4096;
     e->usage.fds = 1024;
     failed(e, NNG_C_OPEN, EMFILE, 0, "");
+}
+static void fds_silent(E *e)
+{
+    leaves(e, 1);
+    failed(e, NNG_C_OPEN, EMFILE, 0, "/dev/null");
+}
+static void fds_silent_for_want_of_a_traceback(E *e)
+{
+    leaves(e, 1);
+    failed(e, NNG_C_OPEN, EMFILE, 0, "/usr/lib/python3.11/traceback.py");
+    failed(e, NNG_C_OPEN, EMFILE, 0, "/dev/null");
+}
+static void fds_handled_long_before(E *e)
+{
+    leaves(e, 1);
+    failed(e, NNG_C_OPEN, EMFILE, 0, "/dev/null")->time_ns = e->time_ns - 5 * SECOND;
 }
 static void fds_ancdata(E *e)
 {
@@ -842,6 +885,13 @@ static void threads_nproc(E *e)
     e->pids.max = 10000;
     e->pids.current = 200;
     e->pids.max_events = 0;
+}
+static void threads_nproc_by_the_threads_it_had(E *e)
+{
+    raises(e, "RuntimeError: can't start new thread");
+    failed(e, NNG_C_PTHREAD_CREATE, EAGAIN, 0, "")->free = 38;
+    e->pids.nproc_soft = 40;
+    e->pids.user_tasks = 2; /* it is gone, and its threads with it */
 }
 static void threads_nproc_but_root(E *e)
 {
@@ -898,6 +948,18 @@ static void address_space_request_unknown(E *e)
     limits(e);
     e->usage.rlim_soft[RLIMIT_AS] = (uint64_t)(6 * GIB);
     e->usage.vm_peak = (uint64_t)(5 * GIB + 900 * MIB);
+}
+static void address_space_below_the_machine(E *e)
+{
+    raises(e, "MemoryError");
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_AS] = (uint64_t)(20 * GIB);
+}
+static void address_space_beyond_the_machine(E *e)
+{
+    raises(e, "MemoryError");
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_AS] = (uint64_t)(500 * GIB);
 }
 static void address_space_abort(E *e)
 {
@@ -1176,16 +1238,25 @@ static const struct row {
     R(cpu_soft, "cpu_limit", CER),
     R(cpu_soft_sent, "killed_by", CER),
     R(cpu_hard, "cpu_limit", CER),
+    R(cpu_hard_seen_by_the_monitor, "cpu_limit", CER),
+    R(cpu_hard_last_seen_before, "cpu_limit", LIK),
     R(cpu_hard_far_away, "killed_unknown", UNK),
     R(cpu_hard_but_oom_counted, "cgroup_oom", CER),
     R(cpu_hard_but_killed_by_sibling, "killed_by", CER),
     R(fsize_signal, "file_size_limit", CER),
+    R(fsize_signal_in_its_own_name, "file_size_limit", CER),
+    R(fsize_signal_by_itself, "killed_by", CER),
+    R(fsize_signal_by_another, "killed_by", CER),
     R(fsize_exception, "file_size_limit", CER),
     R(fsize_of_the_file_system, "file_size_limit", LIK),
     R(fds, "fd_limit", CER),
+    R(fds_silent, "fd_limit", LIK),
+    R(fds_silent_for_want_of_a_traceback, "fd_limit", CER),
+    R(fds_handled_long_before, "worker_exit", CER),
     R(fds_ancdata, "fd_limit", LIK),
     R(threads_pids_cgroup, "threads_limit", CER),
     R(threads_nproc, "threads_limit", CER),
+    R(threads_nproc_by_the_threads_it_had, "threads_limit", CER),
     R(threads_nproc_but_root, "threads_limit", LIK),
     R(threads_no_limit_shown, "threads_limit", LIK),
     R(threads_openblas, "threads_limit", LIK),
@@ -1194,6 +1265,8 @@ static const struct row {
     R(address_space, "address_space_limit", CER),
     R(address_space_not_reached, "worker_exception", CER),
     R(address_space_request_unknown, "address_space_limit", LIK),
+    R(address_space_below_the_machine, "address_space_limit", LIK),
+    R(address_space_beyond_the_machine, "worker_exception", CER),
     R(address_space_abort, "address_space_limit", LIK),
     R(more_than_the_machine_has, "host_oom", LIK),
     R(memory_error_unexplained, "worker_exception", CER),
