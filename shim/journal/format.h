@@ -60,7 +60,8 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
     X(FAIL, "fail", E)     /* a call failed with an errno that can be a cause. a: bytes or count  \
                               asked (-1 unknown), b: free bytes there (-1 unknown), c: total      \
                               bytes there, d: how often this (call, errno) failed in this process; \
-                              text: path or name */                                                \
+                              EMFILE: b fds in use, c their limit; EAGAIN: b threads of this       \
+                              process, c RLIMIT_NPROC (-1 none); text: path or name */               \
     X(LIMIT, "limit", E)   /* setrlimit/prlimit. a: resource, b: soft, c: hard, d: target pid */  \
     X(NOTE, "note", E)     /* of the library itself; text: what. a,b free */                      \
     X(SHM_OPEN, "shm_open", T)     /* a: fd, b: oflag; text: name */                               \

@@ -125,6 +125,7 @@ static void learn_status(struct nng_tracked *t)
     if (!nng_proc_stat(t->pid, &st) && st.state == 'Z' &&
         (!t->start_ticks || st.start_ticks == t->start_ticks)) {
         t->cpu_ns = st.utime_ns + st.stime_ns;
+        nng_watch_cpu_limit(t);
         if (st.exit_code_readable) {
             set_status(t, st.exit_code, "/proc/PID/stat");
             return;

@@ -29,6 +29,7 @@ static void who(struct nng_mon *m, const struct nng_tracked *t, struct nng_evide
     ev->who.birth_ns = t->birth_ns;
     ev->who.death_ns = t->death_ns;
     ev->cpu_time_ns = t->cpu_ns;
+    ev->cpu_limit_s = t->cpu_limit;
     ev->victim_rss = t->rss;
     ev->run_rss = m->run_rss;
 }

@@ -70,6 +70,7 @@ struct nng_tracked {
     int n_fails;                           /* ring: newest at (n_fails - 1) % NNG_T_FAILS */
     struct nng_failcall fails[NNG_T_FAILS];
     uint64_t cpu_ns;
+    int64_t cpu_limit; /* hard RLIMIT_CPU in seconds; 0 none or unknown */
 };
 
 struct nng_model {

@@ -86,6 +86,7 @@ uint64_t nng_mon_now(void); /* BOOTTIME */
 
 /* watch.c */
 void nng_watch_sample(struct nng_mon *m);
+void nng_watch_cpu_limit(struct nng_tracked *t); /* also of a zombie */
 void nng_watch_place(struct nng_mon *m, struct nng_tracked *t); /* find its cgroup */
 void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out);
 int64_t nng_watch_vmstat(struct nng_mon *m);

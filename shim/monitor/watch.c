@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -148,6 +149,15 @@ static void put_sample(struct nng_mon *m, const struct nng_watched *w, int64_t a
     nng_put(&p);
 }
 
+/* The SIGKILL at the hard limit leaves no record, and after the reaping nobody can ask any more. */
+void nng_watch_cpu_limit(struct nng_tracked *t)
+{
+    struct rlimit rl;
+
+    if (!prlimit(t->pid, RLIMIT_CPU, NULL, &rl))
+        t->cpu_limit = rl.rlim_max == RLIM_INFINITY ? 0 : (int64_t)rl.rlim_max;
+}
+
 void nng_watch_sample(struct nng_mon *m)
 {
     uint64_t now = nng_mon_now();
@@ -167,7 +177,8 @@ void nng_watch_sample(struct nng_mon *m)
             t->rss = rss;
             m->run_rss += rss;
         }
-        if (tick % 8 == 1 || t->pgrp < 0) {
+        nng_watch_cpu_limit(t);
+        if (tick % 8 == 1 || t->pgrp < 0 || t->cpu_limit) {
             if (!nng_proc_stat(t->pid, &st)) {
                 t->pgrp = st.pgrp;
                 t->cpu_ns = st.utime_ns + st.stime_ns;

@@ -6,6 +6,7 @@
 #include "internal.h"
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -132,8 +133,15 @@ void nng_fail(enum nng_call call, int err, int fd, const char *path, int64_t ask
         look_at_path(&at, path);
     if (err == ENOSPC && at.flags & NNG_RF_DEVSHM)
         at.flags |= NNG_RF_SUSPECT;
-    if (nng_self && !about_space(err)) /* limits and use are what tells these causes apart */
+    if (nng_self && !about_space(err)) { /* limits and use are what tells these causes apart */
         nng_usage_fill(&nng_self->usage);
+        /* Use at this instant: at the end, which is recorded over it, all may be given back. */
+        if (err == EMFILE || err == EAGAIN) {
+            bool fds = err == EMFILE;
+            at.free = fds ? nng_self->usage.fds : nng_self->usage.threads;
+            at.total = (int64_t)nng_self->usage.rlim_soft[fds ? RLIMIT_NOFILE : RLIMIT_NPROC];
+        }
+    }
     nng_put(&(struct nng_put){.type = NNG_R_FAIL,
                               .call = call,
                               .err = err,
