@@ -46,12 +46,13 @@ enum nng_ring_id { NNG_RING_EVENTS, NNG_RING_TRACE, NNG_RING_SAMPLES };
 
 struct nng_cursor {
     enum nng_ring_id ring;
-    uint64_t next;  /* next ticket to read */
-    uint64_t lost;  /* tickets overwritten before they were read */
-    uint64_t torn;  /* tickets skipped because they never were committed or fail their check */
-    uint64_t hole;  /* ticket that was found uncommitted ... */
-    uint64_t hole_since_ns; /* ... and since when; a live writer gets 20 ms before it counts as torn */
-    uint64_t hole_next;     /* tickets given out when that hole was found: the others wait with it */
+    uint64_t next; /* next ticket to read */
+    uint64_t lost; /* tickets overwritten before they were read */
+    uint64_t torn; /* tickets skipped because they never were committed or fail their check */
+    uint64_t hole; /* ticket that was found uncommitted ... */
+    uint64_t
+        hole_since_ns;  /* ... and since when; a live writer gets 20 ms before it counts as torn */
+    uint64_t hole_next; /* tickets given out when that hole was found: the others wait with it */
     /* Skipped as torn, but looked at again: a writer may only have had no CPU. Such a record comes out
      * of order (go by its time), and `torn` is corrected. */
     unsigned n_late;
@@ -62,7 +63,8 @@ struct nng_cursor {
 void nng_cursor_init(struct nng_cursor *c, const struct nng_view *v, enum nng_ring_id ring);
 /* Next valid record in ticket order: true and *out, else false (nothing new, or the next slot is just
  * being written). `final`: no writer lives, do not wait for uncommitted slots. */
-bool nng_cursor_next(struct nng_cursor *c, const struct nng_view *v, bool final, struct nng_got *out);
+bool nng_cursor_next(struct nng_cursor *c, const struct nng_view *v, bool final,
+                     struct nng_got *out);
 
 /* Copy a process entry; strings terminated, counters clamped. False: index out of range or FREE. */
 bool nng_view_proc(const struct nng_view *v, unsigned index, struct nng_proc *out);

@@ -22,7 +22,8 @@ static int64_t need(const struct nng_run *run)
     int64_t workers = r->workers < 1 ? 1 : r->workers > 4096 ? 4096 : r->workers;
     int64_t seen = sane(r->peak);
     int64_t batches = sane(r->biggest) * (3 * workers + (run->machine.nnunet ? 6 : 0));
-    int64_t n = sane(r->shm_used > 0 ? (uint64_t)r->shm_used : 0) + (seen > batches ? seen : batches);
+    int64_t n =
+        sane(r->shm_used > 0 ? (uint64_t)r->shm_used : 0) + (seen > batches ? seen : batches);
     int64_t least = r->shm_total > 0 ? sane((uint64_t)r->shm_total) * 3 / 2 : 0;
     n += n / 4;
     return n > least ? n : least;
