@@ -4,6 +4,7 @@
  * failures that can be a cause. What Python opens to find and load its modules is left out.
  */
 #include "rescue.h"
+#include "start.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -54,6 +55,7 @@ static int opened(int fd, const char *path, int flags)
     if (!nng_st.on || !path)
         return fd;
     int e = errno;
+    nng_launch_tidy();
     if (fd < 0)
         nng_fail(NNG_C_OPEN, e, -1, path, -1);
     else if (!(flags & (O_DIRECTORY | O_PATH)) && is_data(path))

@@ -5,6 +5,7 @@
  * therefore run in the parent's memory and touches nothing but the journal.
  */
 #include "internal.h"
+#include "start.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -21,6 +22,7 @@ HOOK(pid_t, fork, (void))
     if (pid == 0) {
         nng_start_after_fork(); /* done already where libc ran our atfork handler */
     } else {
+        nng_launch_tidy();
         nng_put(&(struct nng_put){
             .type = NNG_R_FORK, .call = NNG_C_FORK, .err = pid < 0 ? e : 0, .a = pid});
         if (pid < 0)

@@ -124,6 +124,7 @@ static void collected(enum nng_call call, int pid, int status, bool peek)
     if (peek && !first_look(pid))
         return;
     int e = errno;
+    nng_launch_tidy();
     if (!peek)
         forget_look(pid);
     nng_put(&(struct nng_put){.type = NNG_R_WAIT,

@@ -4,10 +4,11 @@
  * program never meets it.
  *
  * Double fork by raw clone. The middle process has exit signal 0: no SIGCHLD, and wait() without
- * __WALL does not see it. Normally it leaves at once and the monitor goes to init; both then run in
- * the root's memory on stacks of their own (copying the root's tables costs 0.3 ms), the root being
- * suspended until the middle one is gone, the monitor-to-be exec'ing meanwhile. So they touch nothing
- * but their stacks and the journal, and no thread-local data, errno included.
+ * __WALL does not see it. Normally it leaves at once and the monitor goes to init; both run in the
+ * root's memory on stacks of their own (copying the root's tables costs 0.3 ms) beside the root, which
+ * does not wait for them either (on a busy machine that is 10 ms and more): what is left of the middle
+ * one is collected by the next hook that comes along. So they touch nothing but their stacks and the
+ * journal, and no thread-local data, errno included.
  *
  * Where orphans come back to us (PID 1, child subreaper) the middle process stays, with memory of its
  * own, so that the monitor remains *its* child: an exec'd process gets exit signal SIGCHLD again
@@ -33,6 +34,7 @@
 #endif
 
 char nng_launch_path[512];
+_Atomic int nng_launch_middle;
 
 /* Runs fn(arg), which must not return, in a clone on the given stack. Pid or -errno. */
 long nng_clone_call(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg)
@@ -256,16 +258,32 @@ void nng_launch_monitor(struct nng_journal *j, int journal_fd)
      * a gap, and not at all when the exec fails. */
     nng_sys2(SYS_flock, journal_fd, LOCK_EX | LOCK_NB);
     nng_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &launch.mask, 8);
-    long pid = nng_clone_call(launch.stay ? 0 : CLONE_VM | CLONE_VFORK,
+    long pid = nng_clone_call(launch.stay ? 0 : CLONE_VM,
                               launch.middle_stack + sizeof launch.middle_stack, be_middle, &launch);
-    if (pid < 0) {
+    if (pid < 0)
         failed(j);
-    } else if (!launch.stay) {
-        while (nng_sys4(SYS_wait4, pid, NULL, __WALL, NULL) == -EINTR)
-            ;
-    } else {
-        struct timespec limit = {.tv_nsec = 100000000};
-        nng_sys6(SYS_futex, &j->hdr.monitor_pid, FUTEX_WAIT, 0, &limit, 0, 0);
-    }
+    else if (!launch.stay)
+        atomic_store_explicit(&nng_launch_middle, (int)pid, memory_order_release);
     set_mask(&launch.mask);
+}
+
+int nng_launch_pid(struct nng_journal *j)
+{
+    struct timespec limit = {.tv_nsec = 100000000};
+    if (atomic_load_explicit(&j->hdr.monitor_state, memory_order_acquire) == NNG_M_STARTED)
+        nng_sys6(SYS_futex, &j->hdr.monitor_pid, FUTEX_WAIT, 0, &limit, 0, 0);
+    return atomic_load_explicit(&j->hdr.monitor_pid, memory_order_acquire);
+}
+
+void nng_launch_reap(void)
+{
+    int pid = atomic_load_explicit(&nng_launch_middle, memory_order_relaxed);
+    /* -1: one of several threads is at it; twice could hit a child that was given the same number */
+    if (pid <= 0 || !nng_is_self() ||
+        !atomic_compare_exchange_strong_explicit(&nng_launch_middle, &pid, -1, memory_order_acquire,
+                                                 memory_order_relaxed))
+        return;
+    long r = nng_sys4(SYS_wait4, pid, NULL, WNOHANG | __WALL, NULL);
+    atomic_store_explicit(&nng_launch_middle, r == 0 || r == -EINTR ? pid : 0,
+                          memory_order_release);
 }

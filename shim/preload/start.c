@@ -122,6 +122,7 @@ void nng_start_after_fork(void)
     int e = errno;
     nng_st.pid = pid;
     nng_st.root = false;
+    atomic_store_explicit(&nng_launch_middle, 0, memory_order_relaxed); /* the parent's child */
     nng_journal_forked((uint32_t)pid);
     nng_ids_after_fork(pid);
     nng_fails_after_fork();
@@ -203,7 +204,7 @@ static void name_run(const char *path)
 {
     char memfd[48], *end = memfd + sizeof memfd;
     if (!*path) {
-        int monitor = atomic_load_explicit(&nng_journal->hdr.monitor_pid, memory_order_acquire);
+        int monitor = nng_launch_pid(nng_journal);
         if (monitor <= 0) {
             unsetenv("NNGUARD_RUN");
             return;

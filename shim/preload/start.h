@@ -54,6 +54,17 @@ uint64_t nng_root_shm_dev(void);
 /* ---- launch.c ---------------------------------------------------------------------------------- */
 /* Start the monitor on the journal; state and pid go into its header. */
 void nng_launch_monitor(struct nng_journal *j, int journal_fd);
+/* Its pid; waits a moment for it to be known. <= 0: none. */
+int nng_launch_pid(struct nng_journal *j);
+/* Pid of the process between us and the monitor while it is not collected yet, else 0. */
+extern _Atomic int nng_launch_middle;
+void nng_launch_reap(void);
+/* [as-safe] Called by hooks that every program meets soon after its start. */
+static inline void nng_launch_tidy(void)
+{
+    if (__builtin_expect(atomic_load_explicit(&nng_launch_middle, memory_order_relaxed), 0))
+        nng_launch_reap();
+}
 /* The path that was tried, for the line about a missing monitor. */
 extern char nng_launch_path[512];
 
