@@ -63,7 +63,9 @@ static int parse_stat(char *text, struct nng_pstat *out)
     out->threads = (int)field[20];
     out->start_ticks = field[22];
     out->exit_code = n >= 52 ? (int)field[52] : 0;
-    out->exit_code_readable = n >= 52;
+    /* While it is being reaped the number of threads reads 0 and the code is not to be trusted
+     * (fs/proc/array.c: both come from the signal structure, which is gone then). */
+    out->exit_code_readable = n >= 52 && out->threads > 0;
     return 0;
 }
 

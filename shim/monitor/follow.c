@@ -556,6 +556,7 @@ int nng_monitor_main(int argc, char **argv)
         fprintf(stderr, "nnguard: the monitor cannot read its journal: %s\n", strerror(-e));
         return 1;
     }
+    nng_view_guard(&mon.view);
     flock(mon.view.fd, LOCK_EX | LOCK_NB);
     nng_journal_attach(mon.view.j); /* samples are written by the same code as all records */
     mon.run.incident = calloc(NNG_INCIDENTS, sizeof *mon.run.incident);

@@ -143,17 +143,39 @@ static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sende
     return false;
 }
 
-/* The root got TERM, HUP or INT, or is gone: a worker's TERM is then part of the same will. */
-static bool whole_run_signalled(const struct nng_mon *m)
+static bool polite(int sig)
+{
+    return sig == SIGTERM || sig == SIGHUP || sig == SIGINT;
+}
+
+/* Was `t`'s TERM or HUP part of a signal to the whole run (a cancelled job, a closed terminal)? The root
+ * got one too, or ended as one does that caught one; or every worker that lived got it. The root's own
+ * failure afterwards is no sign: it may be what t's death led to. */
+static bool whole_run_signalled(const struct nng_mon *m, const struct nng_tracked *t)
 {
     const struct nng_tracked *r = m->model.root;
+    int spared = 0, also = 0;
+
     if (!r)
         return m->root_dead;
-    if (r->dead || r->left)
+    if (polite(r->signalled) || (r->status.known && polite(r->status.signal)))
         return true;
-    if (r->signalled == SIGTERM || r->signalled == SIGHUP || r->signalled == SIGINT)
+    for (int i = 0; i < r->n_kills; i++)
+        if (polite(r->kills[i].signal))
+            return true;
+    if ((r->left && (r->left_code == 130 || r->left_code == 143 || r->left_code == 129)) ||
+        (r->dead && r->death_ns <= t->death_ns) || (r->left && r->left_ns <= t->death_ns))
         return true;
-    return r->n_kills > 0;
+    for (size_t i = 0; i < m->model.n; i++) {
+        const struct nng_tracked *o = m->model.t[i];
+        if (o == t || o->role != NNG_ROLE_WORKER || (o->judged && o->why != NNG_WHY_INTERRUPT))
+            continue;
+        if (polite(o->signalled) && !nng_model_above(&m->model, o->signal_sender, o))
+            also++;
+        else if (!o->dead && !o->left)
+            spared++;
+    }
+    return also > 0 && spared == 0;
 }
 
 static bool entry_says(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb)
@@ -262,7 +284,7 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
         return 0;
     }
     if (sig == SIGTERM || sig == SIGHUP) {
-        if (whole_run_signalled(m)) {
+        if (whole_run_signalled(m, t)) {
             silent(t, NNG_WHY_INTERRUPT, 0);
             return 0;
         }
@@ -284,7 +306,7 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
             return 0;
         }
         if (has && is_aftermath(&tb)) {
-            if (after_an_incident(m, t->death_ns) || whole_run_signalled(m)) {
+            if (after_an_incident(m, t->death_ns) || whole_run_signalled(m, t)) {
                 silent(t, NNG_WHY_AFTERMATH, 0);
                 return 0;
             }

@@ -137,13 +137,25 @@ void nng_model_moment(struct nng_model *m, uint64_t time_ns, const char *fmt, ..
 }
 
 /* ---- records ---------------------------------------------------------------------------------- */
+/* A process may be dead before its birth is read: the root, where the monitor starts late, or a child
+ * known by its parent's FORK. It is the same one, not a new user of its number. */
+static struct nng_tracked *awaited(const struct nng_model *m, const struct nng_rec *r)
+{
+    struct nng_tracked *t = nng_model_find(m, (int)r->pid);
+    bool same = t && t->dead && !t->generation &&
+                (!t->start_ticks || t->start_ticks == (uint64_t)r->d);
+    return same ? t : NULL;
+}
+
 static struct nng_tracked *on_birth(struct nng_model *m, const struct nng_view *v,
                                     const struct nng_got *g)
 {
     const struct nng_rec *r = &g->rec;
-    struct nng_tracked *t = nng_model_add(m, (int)r->pid);
+    struct nng_tracked *t = awaited(m, r);
     struct nng_proc *p;
 
+    if (!t)
+        t = nng_model_add(m, (int)r->pid);
     if (!t)
         return NULL;
     t->ppid = (int)r->a;

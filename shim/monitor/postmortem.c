@@ -87,8 +87,10 @@ static void judge_the_dead(struct nng_mon *m)
     size_t n = m->model.n;
     struct nng_tracked **t = malloc(n * sizeof(struct nng_tracked *));
 
-    if (!t)
+    if (!t || n == 0) {
+        free(t);
         return;
+    }
     memcpy(t, m->model.t, n * sizeof(struct nng_tracked *));
     for (size_t i = 0; i < n; i++) {
         struct nng_tracked *p = t[i];
@@ -199,7 +201,9 @@ static bool tell_of(struct nng_mon *m, const char *dir)
         return false;
     if (!nng_monitor_postmortem(dir, r)) {
         if (r->n_incidents) {
-            nng_report_write(r);
+            snprintf(path, sizeof path, "%s/report.json", dir);
+            if (stat(path, &st)) /* what a monitor saw alive is better than what is left of it */
+                nng_report_write(r);
             snprintf(en, sizeof en,
                      "an earlier run (%s) ended without a word, its monitor with it: "
                      "nnguard report %s",
