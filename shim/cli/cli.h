@@ -14,6 +14,7 @@
 
 int nng_cli_run(int argc, char **argv);
 int nng_cli_report(int argc, char **argv);
+int nng_cli_clean(int argc, char **argv);
 /* Help of one command, or of all where it is NULL; 0. */
 int nng_cli_help(const char *command);
 

@@ -19,6 +19,7 @@ static const char general[] =
     "  nnguard run CMD...                guard CMD; the same as LD_PRELOAD=.../libnnguard.so "
     "CMD...\n"
     "  nnguard report [RUN|DIR] [--json] show the report of a run, of the newest one by default\n"
+    "  nnguard clean [--yes]             list (remove) what ended runs left in /dev/shm\n"
     "  nnguard monitor                   started by the library itself, one a run\n"
     "  nnguard --help [COMMAND], --version\n"
     "\n"
@@ -51,6 +52,14 @@ static const char report_help[] =
     "the journal is read, and the report is written beside it. --json prints report.json instead.\n"
     "Exit status 0: shown, 1: nothing to show.\n";
 
+static const char clean_help[] =
+    "nnguard clean [--yes]\n"
+    "\n"
+    "Lists the files in /dev/shm that your own training processes left behind: names of PyTorch,\n"
+    "multiprocessing, joblib and loky whose makers are gone (or, where the name does not tell its\n"
+    "maker, that are older than a minute) and that no process has open or mapped. --yes removes them.\n"
+    "Exit status 0: nothing left, 1: leftovers, 2: it cannot be told.\n";
+
 int nng_cli_help(const char *command)
 {
     const char *text = general;
@@ -58,6 +67,8 @@ int nng_cli_help(const char *command)
         text = run_help;
     else if (command && !strcmp(command, "report"))
         text = report_help;
+    else if (command && !strcmp(command, "clean"))
+        text = clean_help;
     fputs(text, stdout);
     return nng_cli_finish(0);
 }

@@ -14,6 +14,7 @@ static const struct {
 } commands[] = {
     {"run", nng_cli_run},
     {"report", nng_cli_report},
+    {"clean", nng_cli_clean},
     {"monitor", nng_monitor_main},
 };
 
