@@ -267,19 +267,18 @@ def monitor(bench):
 # ---- the trainer ---------------------------------------------------------------------------------
 def epoch(bench):
     """an epoch of the real nnU-Net"""
-    maker = os.path.join(ROOT, "scripts/dataset.sh")
     venv = os.path.join(ROOT, "build/venv-nnunet/bin")
-    if not os.path.exists(os.path.join(venv, "nnUNetv2_train")) or not os.path.exists(maker):
+    if not os.path.exists(os.path.join(venv, "nnUNetv2_train")):
         print("  (no build/venv-nnunet: not measured)")
         return
-    data = os.path.join(bench.base, "nnunet")
-    subprocess.run(["bash", maker, data], check=True, env=bench.env(False), stdout=subprocess.DEVNULL)
+    data = subprocess.run(["bash", os.path.join(ROOT, "scripts/prepare_trainer.sh")], check=True, text=True,
+                          env=bench.env(False), stdout=subprocess.PIPE).stdout.split()[-1]
 
     def measure(guarded):
-        results = os.path.join(data, "results")
+        results = os.path.join(bench.base, "results")
         shutil.rmtree(results, ignore_errors=True)
         env = bench.env(guarded, nnUNet_raw=f"{data}/raw", nnUNet_preprocessed=f"{data}/preprocessed",
-                        nnUNet_results=results, nnUNet_compile="f")
+                        nnUNet_results=results, OMP_NUM_THREADS="1")
         done = subprocess.run([os.path.join(venv, "nnUNetv2_train"), "1", "2d", "0", "-tr",
                                "nnUNetTrainer_1epoch", "-device", "cpu"], env=env, timeout=600,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
