@@ -128,8 +128,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     nng_v_fact_str(v, "corrupt.file", file, named ? "exception message" : "open hooks");
-    f = nng_v_fix(v, false, "remove it and make it anew (preprocess again); is the disk full?",
-                  "删除并重新生成它(重新预处理);检查磁盘是否已满");
+    f = nng_v_fix(v, false, "remove it and make it anew: preprocess again; is the disk full?",
+                  "删除并重新生成它:重新预处理;检查磁盘是否已满");
     if (file[0] == '/')
         nng_fix_command(f, "ls -l '%s'; df -h '%s'", file, file);
     if (ev->machine.nnunet)

@@ -74,8 +74,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_fact_int(v, "rlimit.cpu_soft_s", soft, "getrlimit");
     nng_v_fact_int(v, "rlimit.cpu_hard_s", hard, "getrlimit");
     nng_v_fact_int(v, "victim.cpu_s", (int64_t)(cpu_ns(ev) / NNG_SEC), "/proc/PID/stat");
-    f = nng_v_fix(v, false, "lift the limit (the hard one needs root, or the admin)",
-                  "解除上限(硬上限需要 root 或管理员)");
+    f = nng_v_fix(v, false, "lift the limit; the hard one needs root or the admin",
+                  "解除上限;硬上限需要 root 或管理员");
     nng_fix_command(f, "ulimit -t unlimited; %s", nng_fix_trainer(ev));
     return conf;
 }

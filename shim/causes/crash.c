@@ -66,12 +66,18 @@ void nng_v_crash(struct nng_verdict *v, const struct nng_evidence *ev, const str
     const char *pip = package(library);
     struct nng_fix *fix;
 
-    if (library[0])
-        nng_v_proof(v, "in %s; not memory, not /dev/shm, nobody sent the signal",
-                    "位于 %s;不是内存不足,不是 /dev/shm,也没有人发送信号", library);
-    if (!library[0] && f)
-        nng_v_proof(v, "not memory, not /dev/shm, nobody sent the signal (si_code %d)",
-                    "不是内存不足,不是 /dev/shm,也没有人发送信号(si_code %d)", f->code);
+    /* Of a bus error the mapping decides, not this list. */
+    if (library[0] && nng_ev_signal(ev) != SIGBUS)
+        nng_v_proof(v, "in %s; no out-of-memory kill, not /dev/shm, nobody sent the signal",
+                    "位于 %s;不是内存不足被杀,不是 /dev/shm,也没有人发送信号", library);
+    else if (library[0])
+        nng_v_proof(v, "in %s", "位于 %s", library);
+    else if (f && nng_ev_signal(ev) != SIGBUS)
+        nng_v_proof(v, "no out-of-memory kill, not /dev/shm, nobody sent the signal (si_code %d)",
+                    "不是内存不足被杀,不是 /dev/shm,也没有人发送信号(si_code %d)", f->code);
+    else if (f)
+        nng_v_proof(v, "nobody sent the signal (si_code %d)", "没有人发送信号(si_code %d)",
+                    f->code);
     if (file[0])
         nng_v_proof(v, "the data file it opened last: %s", "它最后打开的数据文件:%s",
                     nng_path_short(file, 70));

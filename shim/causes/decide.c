@@ -70,13 +70,19 @@ void nng_causes_decide(const struct nng_evidence *ev, struct nng_verdict *out)
             best_rank = all[i]->rank;
         }
     }
-    free(v);
     if (out->confidence == NNG_NO)
         out->confidence = NNG_UNKNOWN;
     if (!out->short_why.en[0])
         out->short_why = out->why;
+    /* The first line is read alone: what is only possible must not sound like a fact there. */
+    if (out->confidence == NNG_POSSIBLE && v) {
+        memmove(&v->why, &out->why, sizeof v->why);
+        snprintf(out->why.en, sizeof out->why.en, "perhaps %s", nng_text_short(v->why.en, 300));
+        snprintf(out->why.zh, sizeof out->why.zh, "可能是%s", nng_text_short(v->why.zh, 300));
+    }
     if (out->confidence == NNG_CERTAIN)
         memset(&out->doubt, 0, sizeof out->doubt);
+    free(v);
 }
 
 /* ---- words --------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static void advise(struct nng_verdict *v, const struct nng_evidence *ev, const char *path)
 {
@@ -64,11 +65,16 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
     return conf;
 }
 
+/* numpy's words when the C library could not write all: "8388608 requested and 4096 written". */
+static bool numpy_short_write(const struct nng_evidence *ev)
+{
+    return strstr(ev->tb.message, "requested and") && strstr(ev->tb.message, "written");
+}
+
 static bool speaks_of_it(const struct nng_evidence *ev)
 {
     return nng_ev_errno_in_words(ev, ENOSPC, "No space left on device") ||
-           nng_ev_errno_in_words(ev, EDQUOT, "Disk quota exceeded") ||
-           (strstr(ev->tb.message, "requested and") && strstr(ev->tb.message, "written")) ||
+           nng_ev_errno_in_words(ev, EDQUOT, "Disk quota exceeded") || numpy_short_write(ev) ||
            strstr(ev->tb.root_message, "No space left on device") ||
            strstr(ev->tb.root_message, "Disk quota exceeded");
 }
@@ -133,12 +139,22 @@ static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_ve
 
     if (!nng_ev_left(ev) || !ev->tb.present || shm || !speaks_of_it(ev))
         return NNG_NO;
-    nng_v_why(v, "the disk is full%s%s%s", "磁盘已满%s%s%s", path[0] ? " (" : "",
-              path[0] ? nng_path_short(path, 60) : "", path[0] ? ")" : "");
+    if (!path[0] && ev->n_files > 0 && numpy_short_write(ev))
+        path = NNG_FIELD(ev->files[0]);
+    if (path[0])
+        nng_v_why(v, "the disk is full (%s)", "磁盘已满(%s)", nng_path_short(path, 60));
+    else
+        nng_v_why(v, "the disk is full", "磁盘已满");
+    nng_v_short(v, "the disk was full", "磁盘已满");
     nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     advise(v, ev, path);
+    if (numpy_short_write(ev)) {
+        nng_v_doubt(v, "numpy does not say why: a size limit or a failing disk looks the same",
+                    "numpy 没有说明原因:文件大小限制或磁盘故障时现象相同");
+        return nng_ev_rlim(ev, RLIMIT_FSIZE, false) >= 0 ? NNG_POSSIBLE : NNG_LIKELY;
+    }
     if (path[0]) {
         nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
         return NNG_LIKELY;

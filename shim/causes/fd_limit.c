@@ -26,8 +26,7 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool sy
     struct nng_fix *f;
 
     if (system) {
-        f = nng_v_fix(v, false, "the machine's own limit (needs root)",
-                      "整机的上限(需要 root 权限)");
+        f = nng_v_fix(v, false, "the machine's own limit; needs root", "整机的上限,需要 root 权限");
         nng_fix_command(f, "sudo sysctl fs.file-max=9223372036854775807");
         return;
     }
@@ -41,8 +40,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool sy
         f = nng_v_fix(v, false, "a higher limit for the container", "提高容器的上限");
         nng_fix_command(f, "docker run --ulimit nofile=%lld …", (long long)want);
     } else {
-        f = nng_v_fix(v, false, "a higher limit (above the hard limit: by root or the admin)",
-                      "提高上限(超过硬上限需要 root 或管理员)");
+        f = nng_v_fix(v, false, "a higher limit; above the hard limit only root or the admin",
+                      "提高上限;超过硬上限需要 root 或管理员");
         nng_fix_command(f, "ulimit -n %lld; %s", (long long)want, nng_fix_trainer(ev));
     }
     f = nng_v_fix(v, true, "let torch share by file names instead of descriptors",

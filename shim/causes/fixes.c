@@ -47,10 +47,20 @@ void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int6
     int n = nng_ev_workers(ev);
     struct nng_fix *f;
 
+    if (need <= 0) { /* nothing is known that a size could be computed from */
+        f = nng_v_fix(v, false, "a larger /dev/shm", "加大 /dev/shm");
+        if (ev->machine.place == NNG_PL_DOCKER)
+            nng_fix_command(f, "%s run --ipc=host …", engine(ev));
+        else
+            nng_fix_command(f, "df -h /dev/shm");
+        return;
+    }
     switch (ev->machine.place) {
     case NNG_PL_DOCKER:
-        f = nng_v_fix(v, false, "about %2$s for %1$d worker(s) here; --ipc=host works too",
-                      "此处 %1$d 个进程共需约 %2$s;也可用 --ipc=host", n, gib);
+        f = n > 1 ? nng_v_fix(v, false, "%d workers need about %s here; --ipc=host works too",
+                              "此处 %d 个进程共需约 %s;也可用 --ipc=host", n, gib)
+                  : nng_v_fix(v, false, "about %s are needed here; --ipc=host works too",
+                              "此处约需 %s;也可用 --ipc=host", gib);
         nng_fix_command(f, "%s run --shm-size=%s …", engine(ev), size);
         break;
     case NNG_PL_KUBERNETES:
@@ -59,8 +69,8 @@ void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int6
         nng_fix_command(f, "emptyDir: {medium: Memory, sizeLimit: %s}", kube(size));
         break;
     case NNG_PL_APPTAINER:
-        f = nng_v_fix(v, false, "use the host's /dev/shm (no --contain); about %s are needed",
-                      "使用宿主机的 /dev/shm(不加 --contain);约需 %s", gib);
+        f = nng_v_fix(v, false, "use the host's /dev/shm, without --contain; about %s are needed",
+                      "使用宿主机的 /dev/shm,不加 --contain;约需 %s", gib);
         nng_fix_command(f, "apptainer exec --bind /dev/shm …");
         break;
     default:
@@ -100,8 +110,8 @@ void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_
             nng_v_fix(v, false, "give it %s of memory", "为它提供 %s 内存", nng_bytes(need));
             break;
         }
-        f = nng_v_fix(v, false, "raise the limit of its memory cgroup (needs root)",
-                      "提高所在内存 cgroup 的上限(需要 root 权限)");
+        f = nng_v_fix(v, false, "raise the limit of its memory cgroup; needs root",
+                      "提高所在内存 cgroup 的上限,需要 root 权限");
         /* The folder as seen from here; a path inside the hierarchy only has its mount point added. */
         nng_fix_command(f, "echo %s | sudo tee %s%s/%s", slurm(size),
                         strncmp(path, "/sys/", 5) == 0 ? ""

@@ -133,8 +133,8 @@ static enum nng_confidence refused(const struct nng_evidence *ev, struct nng_ver
     if (commit) {
         nng_v_fact_int(v, "host.commit_limit_bytes", h->commit_limit, "/proc/meminfo");
         nng_v_fact_int(v, "host.committed_bytes", h->committed, "/proc/meminfo");
-        f = nng_v_fix(v, false, "let the machine promise more (needs root), or add swap",
-                      "允许系统承诺更多内存(需要 root 权限),或增加交换空间");
+        f = nng_v_fix(v, false, "as root, let the machine promise more, or add swap",
+                      "以 root 允许系统承诺更多内存,或增加交换空间");
         nng_fix_command(f, "sudo sysctl vm.overcommit_memory=0");
     }
     if (beyond)

@@ -15,8 +15,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int sig
     struct nng_fix *f;
 
     if (signo == SIGHUP) {
-        f = nng_v_fix(v, false, "keep it running when the terminal closes (or use tmux)",
-                      "终端关闭后仍保持运行(或使用 tmux)");
+        f = nng_v_fix(v, false, "keep it running when the terminal closes; tmux does so too",
+                      "终端关闭后仍保持运行;也可用 tmux");
         nng_fix_command(f, "nohup %s &", nng_fix_trainer(ev));
     } else if (ev->machine.place == NNG_PL_SLURM || strstr(sender, "slurm")) {
         f = nng_v_fix(v, false, "was it the time limit or scancel", "查看是否到达时限或被 scancel");
@@ -71,8 +71,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     else
         nng_v_why(v, "ended from outside (SIGTERM)", "从外部被结束(SIGTERM)");
     nng_v_short(v, "it was ended from outside (%s)", "从外部被结束(%s)", nng_signal_name(signo));
-    nng_v_proof(v, "no process of this run sent it; nothing else was wrong before",
-                "不是本次训练中的进程发送的;此前没有其他异常");
+    nng_v_proof(v, "no process of this run sent it", "不是本次训练中的进程发送的");
     nng_v_signal_facts(v, ev);
     advise(v, ev, signo, sender);
     return conf;

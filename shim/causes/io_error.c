@@ -86,8 +86,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (!nng_ev_left(ev) || !words)
         return NNG_NO;
     path = f && f->path[0] ? f->path : nng_ev_path_in_words(ev);
-    nng_v_why(v, "a disk or network share failed%s%s%s", "磁盘或网络共享出错%s%s%s",
-              path[0] ? " (" : "", path[0] ? nng_path_short(path, 60) : "", path[0] ? ")" : "");
+    if (path[0])
+        nng_v_why(v, "a disk or network share failed (%s)", "磁盘或网络共享出错(%s)",
+                  nng_path_short(path, 60));
+    else
+        nng_v_why(v, "a disk or network share failed", "磁盘或网络共享出错");
     nng_v_short(v, "a disk or network share failed", "磁盘或网络共享出错");
     if (f)
         nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_ev_call_name(f->call),

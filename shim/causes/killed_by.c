@@ -65,14 +65,29 @@ static enum nng_confidence by_siginfo(const struct nng_evidence *ev, const struc
     return nng_ev_cap(ev, v, NNG_CERTAIN);
 }
 
-static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int signo)
+/* earlyoom and systemd-oomd kill before the kernel has to. */
+static bool for_memory(const char *sender)
 {
-    if (ev->who.role == NNG_ROLE_WORKER && signo != SIGKILL && signo != SIGTERM)
-        nng_v_fix(v, false, "look at what sends %s to workers; nothing is wrong with the data",
-                  "查看是谁向工作进程发送 %s;与数据无关", nng_signal_name(signo));
-    else
-        nng_v_fix(v, false, "ask who or what sent it; nothing is wrong with memory or data here",
-                  "查明是谁发送的;这与内存或数据无关");
+    return strstr(sender, "earlyoom") || strstr(sender, "oomd") || strstr(sender, "nohang");
+}
+
+static void advise(struct nng_verdict *v, const struct nng_evidence *ev, const char *sender,
+                   int signo)
+{
+    struct nng_fix *f;
+
+    if (for_memory(sender)) {
+        nng_v_fix(v, false, "memory ran short on this machine: %s ends the largest process then",
+                  "本机内存紧张:此时 %s 会结束占用最大的进程", sender);
+        if (nng_ev_workers(ev) > 1)
+            nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);
+    } else if (strstr(sender, "slurm")) {
+        f = nng_v_fix(v, false, "was it the time limit or scancel", "查看是否到达时限或被 scancel");
+        nng_fix_command(f, "sacct -o JobID,State,Elapsed,Timelimit");
+    } else {
+        nng_v_fix(v, false, "look at why it sends %s; the data are not to blame",
+                  "查看它为何发送 %s;与数据无关", nng_signal_name(signo));
+    }
 }
 
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
@@ -104,7 +119,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     } else
         return NNG_NO;
     nng_v_signal_facts(v, ev);
-    advise(v, ev, signo);
+    advise(v, ev,
+           f && f->sender_pid > 0 ? NNG_FIELD(f->sender_name)
+           : k                    ? NNG_FIELD(k->sender_name)
+                                  : "",
+           signo);
     return conf;
 }
 

@@ -35,7 +35,8 @@ static int64_t others_hold(const struct nng_evidence *ev, int64_t used)
 }
 
 /* How much would do: what is held now, and every worker another of the largest batches; or, for
- * nnU-Net, its queue of 6 finished batches and up to 3 a worker in the making. A quarter on top. */
+ * nnU-Net, its queue of 6 finished batches and up to 3 a worker in the making. A quarter on top.
+ * 0: nothing is known. */
 static int64_t need(const struct nng_evidence *ev, const struct numbers *n)
 {
     int64_t workers = nng_ev_workers(ev);
@@ -46,6 +47,8 @@ static int64_t need(const struct nng_evidence *ev, const struct numbers *n)
                                                  : 1 << 20);
     int64_t a, b, r;
 
+    if (ask == 0 && total == 0)
+        return 0;
     if (workers > 4096)
         workers = 4096;
     a = used + ask * workers;
@@ -129,7 +132,7 @@ static void finish(struct nng_verdict *v, const struct nng_evidence *ev, const s
         nng_fix_shm_size(v, ev, need(ev, n));
     } else {
         struct nng_fix *f =
-            nng_v_fix(v, false, "more file names (needs root)", "增加文件名数量(需要 root 权限)");
+            nng_v_fix(v, false, "more file names; needs root", "增加文件名数量,需要 root 权限");
         nng_fix_command(f, "sudo mount -o remount,nr_inodes=0 /dev/shm");
     }
     if (fit > 0)
@@ -137,8 +140,13 @@ static void finish(struct nng_verdict *v, const struct nng_evidence *ev, const s
     nng_fix_no_workers(v, ev);
 }
 
-static void say_why(struct nng_verdict *v, const struct nng_evidence *ev)
+static void say_why(struct nng_verdict *v, const struct nng_evidence *ev, const struct numbers *n)
 {
+    if (n->inodes) {
+        nng_v_why(v, "/dev/shm can hold no more files", "/dev/shm 无法再容纳更多文件");
+        nng_v_short(v, "/dev/shm could hold no more files", "/dev/shm 无法再容纳更多文件");
+        return;
+    }
     if (ev->alive)
         nng_v_why(v, "workers cannot get shared memory, /dev/shm is full",
                   "工作进程申请不到共享内存,/dev/shm 已满");
@@ -177,7 +185,7 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
     n.ask = b->size > 0 ? b->size : (int64_t)((b->f->map_end - b->f->map_start) & INT64_MAX);
     if (n.ask <= 0 && ev->shm.biggest_ask > 0)
         n.ask = ev->shm.biggest_ask;
-    say_why(v, ev);
+    say_why(v, ev, &n);
     say_size(v, ev, &n);
     if (b->end == NNG_END_INSIDE)
         nng_v_proof(v,
@@ -201,7 +209,7 @@ static enum nng_confidence blind(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (!full && !tight)
         return NNG_NO;
-    say_why(v, ev);
+    say_why(v, ev, &n);
     say_size(v, ev, &n);
     nng_v_doubt(v, "the address of the fault was not seen; it would make this certain",
                 "没有看到出错的地址;若能看到即可确定");
@@ -228,6 +236,10 @@ static void say_call(struct nng_verdict *v, const struct nng_failcall *f, const 
         nng_v_proof(v, "/dev/shm has %s, %s are free, a batch needs %s (%s: %s in pid %d)",
                     "/dev/shm 共 %s,剩余 %s,一批数据需要 %s(%s:%s,pid %d)", nng_bytes(n->total),
                     nng_bytes(n->free), nng_bytes(n->ask), nng_ev_call_name(f->call),
+                    nng_errno_name(f->err), f->pid);
+    else if (n->total <= 0)
+        nng_v_proof(v, "%s on /dev/shm failed with %s in pid %d",
+                    "/dev/shm 上的 %s 失败:%s(pid %d)", nng_ev_call_name(f->call),
                     nng_errno_name(f->err), f->pid);
     else
         nng_v_proof(v, "/dev/shm has %s, %s are free (%s: %s in pid %d)",
@@ -280,9 +292,12 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     /* Failed for a commit limit, not for room. */
     if (!n.inodes && n.free > n.ask && n.ask > 0 && commit_bound(ev))
         conf = NNG_POSSIBLE;
-    say_why(v, ev);
+    say_why(v, ev, &n);
     say_call(v, f, &n);
-    if (conf < NNG_CERTAIN)
+    if (conf == NNG_POSSIBLE)
+        nng_v_doubt(v, "there was room: the commit limit of the machine was reached as well",
+                    "当时还有空间:整机的内存承诺上限也已达到");
+    else if (conf < NNG_CERTAIN)
         nng_v_doubt(v, "the failed call was seen; that it ended the process was not",
                     "看到了失败的调用,但没有看到进程正是因它而结束");
     nng_v_exception_facts(v, ev);
@@ -302,7 +317,7 @@ static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_ve
     if (!nng_ev_left(ev) || !ev->tb.present || !named ||
         !nng_ev_errno_in_words(ev, ENOSPC, "No space left on device"))
         return NNG_NO;
-    say_why(v, ev);
+    say_why(v, ev, &n);
     nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     if (n.total > 0)
         say_size(v, ev, &n);

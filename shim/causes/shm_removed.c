@@ -31,8 +31,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (f && f->call != NNG_C_SHM_OPEN && f->call != NNG_C_SEM_OPEN && f->call != NNG_C_SHM_UNLINK)
         f = NULL;
-    nng_v_why(v, "shared memory that it needed was removed%s%s", "它需要的共享内存已被删除%s%s",
-              path[0] ? ": " : "", path);
+    if (path[0])
+        nng_v_why(v, "shared memory that it needed was removed: %s", "它需要的共享内存已被删除:%s",
+                  path);
+    else
+        nng_v_why(v, "shared memory that it needed was removed", "它需要的共享内存已被删除");
     nng_v_short(v, "shared memory that it needed was removed", "所需的共享内存已被删除");
     nng_v_proof(v, "not full: the name is gone (errno 2)", "并非已满:名称已不存在(errno 2)");
     if (f)
@@ -43,8 +46,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (f)
         nng_v_fail_facts(v, f);
     nng_v_fact_str(v, "shm.name", path[0] ? path : f ? f->path : "", "exception message");
-    fix = nng_v_fix(v, false, "let logout keep the user's shared memory (needs root)",
-                    "注销时保留该用户的共享内存(需要 root 权限)");
+    fix = nng_v_fix(v, false, "let logout keep the user's shared memory; needs root",
+                    "注销时保留该用户的共享内存,需要 root 权限");
     nng_fix_command(fix, "sudo loginctl enable-linger $USER");
     nng_v_fix(v, false, "do not clean /dev/shm while a run is on; no two runs in one cleaned place",
               "训练进行时不要清理 /dev/shm");

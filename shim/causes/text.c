@@ -295,17 +295,16 @@ const char *nng_signal_name(int signo)
     return out;
 }
 
+/* clang-format off */
 #define ERRNOS(X)                                                                                  \
-    X(EPERM)                                                                                       \
-    X(ENOENT)                                                                                      \
-    X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF) X(ECHILD) X(EAGAIN) X(ENOMEM)   \
-        X(EACCES) X(EFAULT) X(EBUSY) X(EEXIST) X(EXDEV) X(ENODEV) X(ENOTDIR) X(EISDIR) X(EINVAL)   \
-            X(ENFILE) X(EMFILE) X(ENOTTY) X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE) X(EROFS)         \
-                X(EMLINK) X(EPIPE) X(EDOM) X(ERANGE) X(EDEADLK) X(ENAMETOOLONG) X(ENOLCK)          \
-                    X(ENOSYS) X(ENOTEMPTY) X(ELOOP) X(EOVERFLOW) X(EILSEQ) X(EOPNOTSUPP)           \
-                        X(EADDRINUSE) X(ENETDOWN) X(ENETUNREACH) X(ECONNABORTED) X(ECONNRESET)     \
-                            X(ENOBUFS) X(ETIMEDOUT) X(ECONNREFUSED) X(EHOSTUNREACH) X(ESTALE)      \
-                                X(EREMOTEIO) X(EDQUOT) X(ECANCELED) X(EHWPOISON)
+    X(EPERM) X(ENOENT) X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF) X(ECHILD)    \
+    X(EAGAIN) X(ENOMEM) X(EACCES) X(EFAULT) X(EBUSY) X(EEXIST) X(EXDEV) X(ENODEV) X(ENOTDIR)       \
+    X(EISDIR) X(EINVAL) X(ENFILE) X(EMFILE) X(ENOTTY) X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE)      \
+    X(EROFS) X(EMLINK) X(EPIPE) X(EDOM) X(ERANGE) X(EDEADLK) X(ENAMETOOLONG) X(ENOLCK) X(ENOSYS)   \
+    X(ENOTEMPTY) X(ELOOP) X(EOVERFLOW) X(EILSEQ) X(EOPNOTSUPP) X(EADDRINUSE) X(ENETDOWN)           \
+    X(ENETUNREACH) X(ECONNABORTED) X(ECONNRESET) X(ENOBUFS) X(ETIMEDOUT) X(ECONNREFUSED)           \
+    X(EHOSTUNREACH) X(ESTALE) X(EREMOTEIO) X(EDQUOT) X(ECANCELED) X(EHWPOISON)
+/* clang-format on */
 
 const char *nng_errno_name(int err)
 {

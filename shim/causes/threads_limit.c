@@ -96,12 +96,12 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
         f = nng_v_fix(v, false, "a higher limit of the container", "提高容器的上限");
         nng_fix_command(f, "docker run --pids-limit=%lld …", (long long)want);
     } else if (which == PIDS_CGROUP && ev->machine.place == NNG_PL_KUBERNETES) {
-        f = nng_v_fix(v, false, "in the kubelet's configuration (the cluster's admin)",
-                      "在 kubelet 配置中修改(由集群管理员)");
+        f = nng_v_fix(v, false, "in the kubelet's configuration, by the cluster's admin",
+                      "由集群管理员在 kubelet 配置中修改");
         nng_fix_command(f, "podPidsLimit: %lld", (long long)want);
     } else if (which == PIDS_CGROUP) {
-        f = nng_v_fix(v, false, "raise the limit of its cgroup (needs root): %s",
-                      "提高所在 cgroup 的上限(需要 root 权限):%s", ev->pids.path);
+        f = nng_v_fix(v, false, "raise the limit of its cgroup; needs root: %s",
+                      "提高所在 cgroup 的上限,需要 root 权限:%s", ev->pids.path);
         nng_fix_command(f, "sudo systemctl set-property user-$(id -u).slice TasksMax=%lld",
                         (long long)want);
     } else if (which == NPROC || which == NOT_SHOWN) {
@@ -109,8 +109,7 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
                       "提高该用户的进程和线程上限");
         nng_fix_command(f, "ulimit -u %lld; %s", (long long)want, nng_fix_trainer(ev));
     } else {
-        f = nng_v_fix(v, false, "the machine's own limit (needs root)",
-                      "整机的上限(需要 root 权限)");
+        f = nng_v_fix(v, false, "the machine's own limit; needs root", "整机的上限,需要 root 权限");
         nng_fix_command(f, "sudo sysctl kernel.threads-max=%lld",
                         (long long)ev->pids.threads_max * 2);
     }

@@ -538,6 +538,18 @@ static void numpy_short_write(E *e)
 {
     raises(e, "OSError: 8388608 requested and 4096 written");
 }
+static void numpy_short_write_under_a_size_limit(E *e)
+{
+    numpy_short_write(e);
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_FSIZE] = MIB;
+}
+static void enospc_bare_with_room_in_shm(E *e)
+{
+    enospc_bare_words_only(e);
+    e->shm.present = true;
+    e->shm.total = e->shm.free = 8 * GIB;
+}
 static void disk_read_error(E *e)
 {
     raises(e, "OSError: [Errno 5] Input/output error: '/data/x.npy'");
@@ -763,7 +775,7 @@ static void cpu_soft(E *e)
 {
     fault(e, SIGXCPU, 128);
     limits(e);
-    e->usage.rlim_soft[RLIMIT_CPU] = 10;
+    e->usage.rlim_soft[RLIMIT_CPU] = 11; /* raised by the kernel as it sends the signal */
     e->cpu_time_ns = 10 * SECOND;
 }
 static void cpu_soft_sent(E *e)
@@ -1190,7 +1202,9 @@ static const struct row {
     R(disk_quota, "disk_full", CER),
     R(disk_full_words_only, "disk_full", LIK),
     R(enospc_bare_words_only, "worker_exception", CER),
-    R(numpy_short_write, "worker_exception", CER),
+    R(enospc_bare_with_room_in_shm, "disk_full", LIK),
+    R(numpy_short_write, "disk_full", LIK),
+    R(numpy_short_write_under_a_size_limit, "worker_exception", CER),
     R(disk_read_error, "io_error", CER),
     R(disk_read_error_words_only, "io_error", LIK),
     R(damaged_npy, "corrupt_data", LIK),
@@ -1453,6 +1467,8 @@ static void check_verdict(const char *row, const struct nng_verdict *x)
         check_words(row, "cost", &f->cost, false);
         if (columns(f->text.en) > 85)
             fail_msg("%s: fix too long: %s", row, f->text.en);
+        if (!f->workaround && f->command[0] && strchr(f->text.en, '('))
+            fail_msg("%s: brackets in a remark, which is shown in brackets: %s", row, f->text.en);
         if (f->workaround && !f->cost.en[0])
             fail_msg("%s: a way round without its price: %s", row, f->text.en);
         if (!f->workaround && way_round_seen)
