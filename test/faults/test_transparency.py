@@ -7,6 +7,7 @@ that a subprocess.run has wiped.
 """
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -614,6 +615,18 @@ def test_as_pid_1(guard, native, python, name):
     wrap = (lambda c: ["unshare", "-pf", "--mount-proc", *c])
     body = DEATHS[name][0] + "\nsay('alive')\nctypes.CDLL(None).fflush(None)\nos._exit(44)"
     same(guard, program(python, native, body), wrap=wrap, timeout=20)
+
+
+@pytest.mark.parametrize("body", ["pass", "import os; os._exit(0)", "import sys; sys.exit(0)"])
+def test_a_run_that_is_over_before_the_monitor_starts_is_no_death(guard, body, tmp_path, monkeypatch):
+    """On a busy machine: the root was dead when the monitor met it, and was called killed."""
+    shutil.copy(guard.lib, tmp_path)
+    slow = tmp_path / "nnguard"
+    slow.write_text(f'#!/bin/sh\nsleep 0.4\nexec {guard.bin} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(guard, "lib", str(tmp_path / "libnnguard.so"))
+    r = guard.both([SYSTEM_PYTHON, "-c", body])
+    assert not r.lines and not r.incidents, str(r)
 
 
 # ---- threads ---------------------------------------------------------------------------------------
