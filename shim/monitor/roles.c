@@ -48,6 +48,31 @@ static void by_command(struct nng_tracked *t, const struct nng_tracked *parent)
         t->role = NNG_ROLE_WORKER;
 }
 
+static bool started_before(const struct nng_tracked *a, const struct nng_tracked *b)
+{
+    return a->start_ticks != b->start_ticks ? a->start_ticks < b->start_ticks : a->pid < b->pid;
+}
+
+/* Spawned workers report their birth from their own start-up, which on a busy machine is not the order in
+ * which they were started: those that came at about the same time swap their numbers. */
+static void in_order(struct nng_model *m, struct nng_tracked *t)
+{
+    int swaps = 0;
+    for (size_t i = 0; i < m->n && swaps < 64; i++) {
+        struct nng_tracked *o = m->t[i];
+        if (o == t || o->ppid != t->ppid || o->role != NNG_ROLE_WORKER || o->dead ||
+            o->birth_ns + 5000000000ULL < t->birth_ns)
+            continue;
+        if (started_before(t, o) == (t->ordinal < o->ordinal))
+            continue;
+        int swap = t->ordinal;
+        t->ordinal = o->ordinal;
+        o->ordinal = swap;
+        swaps++;
+        i = (size_t)-1; /* again from the start */
+    }
+}
+
 /* The lowest number that no living sibling bears, so that a Pool that replaces its workers for ever
  * still has "worker 2 of 3". */
 static void number(struct nng_model *m, struct nng_tracked *t, struct nng_tracked *parent)
@@ -71,6 +96,7 @@ static void number(struct nng_model *m, struct nng_tracked *t, struct nng_tracke
         alive += o != t && o->ppid == t->ppid && o->role == NNG_ROLE_WORKER && !o->dead;
     }
     t->ordinal = want;
+    in_order(m, t);
     if (parent && alive > parent->peak)
         parent->peak = alive;
     m->workers_seen++;
