@@ -742,7 +742,7 @@ def boot_uml(base, script, mem="512M", timeout=60):
                 "mount -t proc proc /proc; mount -t sysfs sys /sys\n"
                 "mount -t cgroup2 cgroup2 /sys/fs/cgroup\n"
                 "mount -t tmpfs -o size=300m tmpfs /tmp; mount -t tmpfs -o size=64m tmpfs /run\n"
-                "mount -t tmpfs tmpfs /dev/shm\n"
+                "mkdir -p /dev/shm 2>/dev/null; mount -t tmpfs tmpfs /dev/shm\n"
                 "ip link set lo up 2>/dev/null\n"
                 f"{script}\n"
                 "echo UML-END\n"

@@ -2,6 +2,7 @@
 """Silence: normal ends, ends that a program or a person wanted, and ordinary tools under an exported
 preload. Nothing is said, nothing is left, statuses and output are those of the bare run."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -280,7 +281,8 @@ def test_exported_preload_in_a_shell(guard):
     r = execute(["bash", "-c", f"export LD_PRELOAD={LIB}; {text}"], env)
     r.dir = directory
     guard.settle(r)
-    assert (r.rc, r.out, r.err) == (bare.rc, bare.out, bare.err), str(r)
+    assert (r.rc, r.out) == (bare.rc, bare.out), str(r)
+    assert re.sub(r"\d+", "N", r.err) == re.sub(r"\d+", "N", bare.err), str(r)
     assert_silent(r)
     assert not os.path.exists(directory), os.listdir(directory)
 
