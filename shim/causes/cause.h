@@ -102,6 +102,8 @@ void nng_fix_cost(struct nng_fix *f, const char *en, const char *zh, ...) NNG_BO
 
 /* Fixes that several causes share; each knows the place (Docker, Kubernetes, Slurm, workstation). */
 void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need);
+/* NNGUARD_RESCUE=shm or =fd, with its cost; nothing where it is switched on. */
+void nng_fix_rescue(struct nng_verdict *v, const struct nng_evidence *ev, const char *what);
 void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need);
 void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev, int workers);
 void nng_fix_no_workers(struct nng_verdict *v, const struct nng_evidence *ev);

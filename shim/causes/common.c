@@ -286,6 +286,9 @@ bool nng_ev_consequence(const struct nng_evidence *ev)
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(ev->tb.type, types[i]) == 0)
             return true;
+    /* Its pipe to the parent ended with the parent. */
+    if (ev->parent_gone && strcmp(ev->tb.type, "EOFError") == 0)
+        return true;
     for (size_t i = 0; i < sizeof generic / sizeof generic[0]; i++)
         if (strstr(ev->tb.message, generic[i]))
             return true;

@@ -36,6 +36,7 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool sy
         f = nng_v_fix(v, false, "allowed here up to %lld", "此处最多可设为 %lld", (long long)hard);
         nng_fix_command(f, "ulimit -n %lld; %s", (long long)(hard < want ? hard : want),
                         nng_fix_trainer(ev));
+        nng_fix_rescue(v, ev, "fd");
     } else if (ev->machine.place == NNG_PL_DOCKER) {
         f = nng_v_fix(v, false, "a higher limit for the container", "提高容器的上限");
         nng_fix_command(f, "docker run --ulimit nofile=%lld …", (long long)want);

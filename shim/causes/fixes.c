@@ -2,8 +2,7 @@
  *
  * Fixes that several causes share. Each is one line that can be copied and is right for where the
  * user is: Docker, Kubernetes, Slurm, Apptainer, a workstation. Numbers are computed from this run.
- * A switch of nnguard itself that cures shared memory without rights would be offered here, and only
- * here (nng_fix_shm_size).
+ * So are nnguard's own switches (nng_fix_rescue).
  */
 #include "common.h"
 
@@ -83,6 +82,28 @@ void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int6
         ev->mem.usage > 0)
         nng_fix_cost(f, "it counts as memory: the limit here is %s, raise that too",
                      "它计入内存:此处上限为 %s,需一并提高", nng_bytes(ev->mem.limit));
+}
+
+static bool switched_on(const struct nng_evidence *ev, const char *what)
+{
+    const char *set = nng_ev_env(ev, "NNGUARD_RESCUE");
+    return set && (strstr(set, what) || strstr(set, "all"));
+}
+
+void nng_fix_rescue(struct nng_verdict *v, const struct nng_evidence *ev, const char *what)
+{
+    bool shm = !strcmp(what, "shm");
+    struct nng_fix *f;
+
+    if (switched_on(ev, what)) /* and it did not help: the monitor has said why */
+        return;
+    f = shm ? nng_v_fix(v, true, "no new container and no root needed", "无需新容器,也无需 root 权限")
+            : nng_v_fix(v, true, "raises the limit at start, as far as allowed",
+                        "启动时把限制提到允许的最大值");
+    nng_fix_command(f, "NNGUARD_RESCUE=%s %s", what, "…");
+    if (shm)
+        nng_fix_cost(f, "what does not fit then counts as the container's memory",
+                     "放不下的数据随后计入容器的内存");
 }
 
 void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need)

@@ -126,10 +126,11 @@ static void finish(struct nng_verdict *v, const struct nng_evidence *ev, const s
         struct nng_fix *f =
             nng_v_fix(v, false, "remove the files whose processes are gone: they hold %s",
                       "删除进程已不存在的遗留文件:它们占用 %s", nng_bytes(s->leaked));
-        nng_fix_command(f, "ls -l /dev/shm");
+        nng_fix_command(f, "nnguard clean --yes");
     }
     if (!n->inodes) {
         nng_fix_shm_size(v, ev, need(ev, n));
+        nng_fix_rescue(v, ev, "shm");
     } else {
         struct nng_fix *f =
             nng_v_fix(v, false, "more file names; needs root", "增加文件名数量,需要 root 权限");

@@ -90,7 +90,7 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
 
     nng_fix_command(f, "OMP_NUM_THREADS=1 %s", nng_fix_trainer(ev));
     nng_fix_cost(f, "costs little", "影响很小");
-    while (have > 0 && want < 2 * have && want < 1 << 22)
+    while (have > 0 && want / 2 < have && want < 1 << 22)
         want *= 2;
     if (which == PIDS_CGROUP && ev->machine.place == NNG_PL_DOCKER) {
         f = nng_v_fix(v, false, "a higher limit of the container", "提高容器的上限");
@@ -110,8 +110,9 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
         nng_fix_command(f, "ulimit -u %lld; %s", (long long)want, nng_fix_trainer(ev));
     } else {
         f = nng_v_fix(v, false, "the machine's own limit; needs root", "整机的上限,需要 root 权限");
-        nng_fix_command(f, "sudo sysctl kernel.threads-max=%lld",
-                        (long long)ev->pids.threads_max * 2);
+        nng_fix_command(
+            f, "sudo sysctl kernel.threads-max=%lld",
+            (long long)(ev->pids.threads_max < INT32_MAX ? ev->pids.threads_max * 2 : INT32_MAX));
     }
     if (nng_ev_workers(ev) > 1)
         nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);

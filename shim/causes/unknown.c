@@ -25,6 +25,10 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         if (signo == SIGSYS)
             nng_v_proof(v, "SIGSYS: a system call that this container or sandbox forbids",
                         "SIGSYS:使用了本容器或沙箱禁止的系统调用");
+        if (signo == SIGPIPE)
+            nng_v_proof(v,
+                        "SIGPIPE: it wrote to a pipe whose reader was gone, so look at the reader",
+                        "SIGPIPE:它向已无读取者的管道写入,应查看读取的一方");
         nng_v_doubt(v, "no record of how the signal came", "没有该信号如何产生的记录");
     } else if (ev->alive) {
         nng_v_why(v, "it stands still, the reason is not known", "停止不前,原因不明");

@@ -1118,9 +1118,27 @@ static void only_a_broken_pipe(E *e)
 {
     raises(e, "ConnectionResetError: [Errno 104] Connection reset by peer");
 }
+static void eof_after_its_parent(E *e)
+{
+    raises(e, "EOFError");
+    e->parent_gone = true;
+}
+static void broken_pipe_signal(E *e)
+{
+    dies_of(e, SIGPIPE);
+}
 static void exit_three(E *e)
 {
     leaves(e, 3);
+}
+static void exit_zero(E *e)
+{
+    leaves(e, 0);
+}
+static void exit_zero_as_proc_tells(E *e)
+{
+    leaves(e, 0);
+    snprintf(e->status.source, sizeof e->status.source, "/proc/4711/stat");
 }
 static void exit_137(E *e)
 {
@@ -1306,7 +1324,11 @@ static const struct row {
     R(exception_then_much_output, "worker_exception", LIK),
     R(only_a_witness, "unknown", UNK),
     R(only_a_broken_pipe, "unknown", UNK),
+    R(eof_after_its_parent, "unknown", UNK),
+    R(broken_pipe_signal, "unknown", UNK),
     R(exit_three, "worker_exit", CER),
+    R(exit_zero, "worker_exit", CER),
+    R(exit_zero_as_proc_tells, "worker_exit", LIK),
     R(exit_137, "worker_exit", CER),
     R(sigsys, "unknown", UNK),
     R(not_seen_at_all, "unknown", UNK),
