@@ -604,13 +604,14 @@ void nng_judge_held(struct nng_mon *m, struct nng_tracked *t)
 {
     int by;
 
-    if (t->judged || t->incident >= 0 || t->role == NNG_ROLE_HELPER) {
-        release(m, t);
+    if (t->judged || t->incident >= 0 || t->role == NNG_ROLE_HELPER || polite(t->signalled)) {
+        release(m, t); /* TERM and HUP are judged by the death: by then the others' are known too */
         return;
     }
+    struct nng_status before = t->status;
     t->status.signal = t->signalled; /* so that by_parent compares the right one */
     bool will = t != m->model.root && by_parent(m, t, &by);
-    t->status.signal = 0;
+    t->status = before;
     if (will || m->ending) {
         release(m, t);
         return;

@@ -50,7 +50,9 @@ static void by_command(struct nng_tracked *t, const struct nng_tracked *parent)
 
 static bool started_before(const struct nng_tracked *a, const struct nng_tracked *b)
 {
-    return a->start_ticks != b->start_ticks ? a->start_ticks < b->start_ticks : a->pid < b->pid;
+    if (a->start_ticks && b->start_ticks && a->start_ticks != b->start_ticks)
+        return a->start_ticks < b->start_ticks;
+    return a->pid < b->pid;
 }
 
 /* Spawned workers report their birth from their own start-up, which on a busy machine is not the order in
