@@ -143,6 +143,14 @@ static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sende
     return false;
 }
 
+/* By its own record where it left one: the monitor may have been told late. */
+static uint64_t died_at(const struct nng_tracked *t)
+{
+    if (t->held && t->signalled_ns && t->signalled_ns < t->death_ns)
+        return t->signalled_ns;
+    return t->left && t->left_ns < t->death_ns ? t->left_ns : t->death_ns;
+}
+
 static bool polite(int sig)
 {
     return sig == SIGTERM || sig == SIGHUP || sig == SIGINT;
@@ -164,7 +172,7 @@ static bool whole_run_signalled(const struct nng_mon *m, const struct nng_tracke
         if (polite(r->kills[i].signal))
             return true;
     if ((r->left && (r->left_code == 130 || r->left_code == 143 || r->left_code == 129)) ||
-        (r->dead && r->death_ns <= t->death_ns) || (r->left && r->left_ns <= t->death_ns))
+        (r->dead && r->death_ns <= died_at(t)) || (r->left && r->left_ns <= died_at(t)))
         return true;
     for (size_t i = 0; i < m->model.n; i++) {
         const struct nng_tracked *o = m->model.t[i];
@@ -274,8 +282,8 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
         silent(t, NNG_WHY_MONITOR, 0);
         return 0;
     }
-    if (!is_fault(sig) && ((m->root_dead && m->model.root && m->model.root->death_ns <= t->death_ns) ||
-                           (parent && parent->dead && parent->death_ns <= t->death_ns))) {
+    if (!is_fault(sig) && ((m->root_dead && m->model.root && m->model.root->death_ns <= died_at(t)) ||
+                           (parent && parent->dead && parent->death_ns <= died_at(t)))) {
         silent(t, NNG_WHY_PARENT_GONE, t->ppid);
         return 0;
     }

@@ -240,10 +240,10 @@ static struct nng_tracked *on_wait(struct nng_model *m, const struct nng_got *g)
         snprintf(t->status.source, sizeof t->status.source, "%s in pid %u",
                  nng_call_name(g->rec.call), g->rec.pid);
     }
-    if (!t->dead) {
-        t->dead = true;
+    /* The parent may have known before the monitor was told. */
+    if (!t->dead || g->rec.time_ns < t->death_ns)
         t->death_ns = g->rec.time_ns;
-    }
+    t->dead = true;
     return t;
 }
 
