@@ -84,10 +84,13 @@ bool nng_model_above(const struct nng_model *m, int who, const struct nng_tracke
 {
     if (who <= 0 || who == of->pid)
         return false;
+    if (of->pid == m->root_pid)
+        return false;
     if (who == m->root_pid || who == of->ppid)
         return true;
     int up = of->ppid;
-    for (int depth = 0; depth < 16 && up > 0; depth++) {
+    /* not beyond the root: what started the run is outside of it, and its signals are incidents */
+    for (int depth = 0; depth < 16 && up > 0 && up != m->root_pid; depth++) {
         if (up == who)
             return true;
         const struct nng_tracked *p = nng_model_find(m, up);
