@@ -60,7 +60,7 @@ size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_s
     ev.machine = r->machine;
     ev.workers_at_once = r->rescued.workers;
     nng_say_rescued(line, sizeof line, &r->rescued, lang);
-    nng_lines_add(&l, 0, NNG_PLAIN, line);
+    nng_lines_wrap(&l, 0, line, 2);
     nng_fix_shm_size(&v, &ev, need(r));
     nng_add_advice(&l, &v, lang, 1, 2);
     return nng_lines_write(&l, s, NNG_PREFIX, out, NNG_BLOCK_MAX);

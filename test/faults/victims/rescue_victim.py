@@ -312,10 +312,11 @@ def many(count, keep_name="0"):
         one(n)
     print("descriptors", fds() - before, "memory", abs(rss() - memory) < 2 * MB, "names",
           os.listdir("/dev/shm") == OTHERS)
-    monitor = [pid for pid in os.listdir("/proc") if pid.isdigit() and comm(pid) == "nnguard" and
-               mine(pid)]
-    print("MONITOR", [len(os.listdir(f"/proc/{pid}/fd")) for pid in monitor])
-    print("SHMEM", shmem())
+    time.sleep(1.5)  # a name that another removed is let go within a second
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and comm(pid) == "nnguard" and mine(pid):
+            held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            print("MONITOR", len(held), sum("memfd" in name for name in held))
 
 
 def comm(pid):
@@ -332,11 +333,6 @@ def mine(pid):
             return os.environ.get("NNGUARD_RUN", "//") in f.read()
     except OSError:
         return False
-
-
-def shmem():
-    with open("/proc/meminfo", encoding="ascii") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith("Shmem:"))
 
 
 def race(workers, rounds, size, threads="1"):
@@ -399,12 +395,12 @@ def limits():
 
 
 # ---- a training ------------------------------------------------------------------------------------
-def train(strategy, method, epochs="2", workers="3"):
+def train(strategy, method, epochs="2", workers="3", mib="1"):
     """A small network, seeded; what comes out is a number that depends on every batch."""
     import torch
     import training
     torch.multiprocessing.set_sharing_strategy(strategy)
-    print(training.train(method, int(epochs), int(workers)))
+    print(training.train(method, int(epochs), int(workers), int(mib)))
 
 
 def slow(seconds):

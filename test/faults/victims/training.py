@@ -7,24 +7,27 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Noise(Dataset):
-    """Items of 1 MiB that are a function of their index alone."""
+    """Items of so many MiB that are a function of their index alone."""
+
+    def __init__(self, mib):
+        self.mib = mib
 
     def __len__(self):
         return 24
 
     def __getitem__(self, index):
         generator = torch.Generator().manual_seed(index)
-        x = torch.randn(1, 512, 512, generator=generator)
+        x = torch.randn(self.mib, 512, 512, generator=generator)
         return x, x.mean() * 100 + index
 
 
-def train(method, epochs, workers):
+def train(method, epochs, workers, mib):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5, stride=4), torch.nn.ReLU(),
+    net = torch.nn.Sequential(torch.nn.Conv2d(mib, 4, 5, stride=4), torch.nn.ReLU(),
                               torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(64, 1))
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-    loader = DataLoader(Noise(), batch_size=4, num_workers=workers, shuffle=True,
+    loader = DataLoader(Noise(mib), batch_size=4, num_workers=workers, shuffle=True,
                         multiprocessing_context=method)
     for _ in range(epochs):
         for x, y in loader:
