@@ -190,7 +190,7 @@ struct nng_evidence {
     int64_t victim_rss;      /* last sample before; -1 */
     int64_t run_rss;         /* sum over the run, last sample; -1 */
     uint64_t cpu_time_ns;    /* of the victim, 0 unknown */
-    int64_t cpu_limit_s;  /* its hard RLIMIT_CPU as the monitor saw it; 0: none or unknown */
+    int64_t cpu_limit_s;     /* its hard RLIMIT_CPU as the monitor saw it; 0: none or unknown */
     bool parent_gone;        /* its parent (or the root) died before it */
     bool handed_blind;       /* it had our handlers, died of a fault signal, and no record exists */
     struct nng_traceback tb; /* of the victim */

@@ -10,9 +10,9 @@
  */
 #include "cli.h"
 
+#include "../../probes/probes.h"
 #include "../journal/snapshot.h"
 #include "../report/report.h"
-#include "../../probes/probes.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -36,7 +36,7 @@
 struct used { /* inodes of /dev/shm that somebody uses */
     ino_t *ino;
     size_t n, cap;
-    bool lost; /* out of memory: nothing can be called unused */
+    bool lost;  /* out of memory: nothing can be called unused */
     int unseen; /* processes that could not be looked into */
 };
 
@@ -65,8 +65,12 @@ static bool trainers_name(const char *name, int *pid)
         const char *prefix;
         char after; /* what follows the pid; 0: no pid */
         bool folder;
-    } kinds[] = {{"torch_", '_', false},   {"pym-", '-', false},     {"sem.loky-", '-', false},
-                 {"loky-", '-', false},    {"psm_", 0, false},       {"sem.mp-", 0, false},
+    } kinds[] = {{"torch_", '_', false},
+                 {"pym-", '-', false},
+                 {"sem.loky-", '-', false},
+                 {"loky-", '-', false},
+                 {"psm_", 0, false},
+                 {"sem.mp-", 0, false},
                  {"joblib_memmapping_folder_", '_', true}};
 
     *pid = 0;
@@ -329,8 +333,10 @@ static int tell(int dir, const struct found *f, const struct used *u, bool yes)
     for (size_t i = 0; i < f->n; i++) {
         bool ok = yes && remove_it(dir, &f->l[i]);
         failed += yes && !ok;
-        show(&f->l[i], !yes ? "" : ok ? (zh ? ",已删除" : ", removed") : zh ? ",无法删除"
-                                                                            : ", cannot be removed");
+        show(&f->l[i], !yes ? ""
+                       : ok ? (zh ? ",已删除" : ", removed")
+                       : zh ? ",无法删除"
+                            : ", cannot be removed");
     }
     nng_text_bytes(sum, sizeof sum, f->bytes);
     if (f->n == 0)
@@ -342,9 +348,9 @@ static int tell(int dir, const struct found *f, const struct used *u, bool yes)
                   : "%zu left over, %s in all; nnguard clean --yes removes them\n",
                f->n, sum);
     if (f->n && u->unseen)
-        nng_cli_say(zh ? "有 %d 个进程无法查看" : u->unseen == 1
-                        ? "%d process could not be looked into"
-                        : "%d processes could not be looked into",
+        nng_cli_say(zh               ? "有 %d 个进程无法查看"
+                    : u->unseen == 1 ? "%d process could not be looked into"
+                                     : "%d processes could not be looked into",
                     u->unseen);
     if (f->n && !stat("/proc/self/ns/pid", &ns) && ns.st_ino != INITIAL_PIDNS)
         nng_cli_say("%s", zh ? "若其他容器共用此 /dev/shm,从这里看不到它们的进程"

@@ -57,7 +57,8 @@ static const char clean_help[] =
     "\n"
     "Lists the files in /dev/shm that your own training processes left behind: names of PyTorch,\n"
     "multiprocessing, joblib and loky whose makers are gone (or, where the name does not tell its\n"
-    "maker, that are older than a minute) and that no process has open or mapped. --yes removes them.\n"
+    "maker, that are older than a minute) and that no process has open or mapped. --yes removes "
+    "them.\n"
     "Exit status 0: nothing left, 1: leftovers, 2: it cannot be told.\n";
 
 int nng_cli_help(const char *command)

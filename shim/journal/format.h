@@ -24,9 +24,9 @@
 #define NNG_MAGIC 0x314a44524155474eULL /* "NGUARDJ1" */
 #define NNG_VERSION 1u
 
-#define NNG_EVENTS_N 1024u  /* vital, rare: births, deaths, signals, failures */
-#define NNG_TRACE_N 1024u   /* frequent: shm, sem, mmap, sizes */
-#define NNG_SAMPLES_N 128u  /* written by the monitor, one a second */
+#define NNG_EVENTS_N 1024u /* vital, rare: births, deaths, signals, failures */
+#define NNG_TRACE_N 1024u  /* frequent: shm, sem, mmap, sizes */
+#define NNG_SAMPLES_N 128u /* written by the monitor, one a second */
 #define NNG_PROCS_N 128u
 #define NNG_SIZES_N 1024u
 #define NNG_SEGMENTS_N 2048u
@@ -43,34 +43,36 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
  * `err` its errno (0: success). `E`: events ring, `T`: trace ring, `S`: samples ring.
  */
 #define NNG_RECORD_TYPES(X)                                                                        \
-    X(BIRTH, "birth", E)   /* a process joined. a: ppid, b: proc index, c: enum nng_birth,        \
-                              d: start ticks; text: comm */                                       \
-    X(FORK, "fork", E)     /* parent side. a: child pid, or -1 with err */                        \
-    X(EXEC, "exec", E)     /* about to exec; pid is the caller's (maybe a vfork child); text: path \
-                              d: parent pid */                                                     \
-    X(WAIT, "wait", E)     /* a status was collected. a: pid, b: wait status as waitpid gives it, \
-                              c: 1 if peeked (WNOWAIT) */                                         \
-    X(LEAVE, "leave", E)   /* leaves by exit (call EXIT) or _exit. a: code */                     \
-    X(KILL, "kill", E)     /* sends a signal. a: target as given (pid, -pgid, 0, -1), b: signal,  \
-                              c: pgid where known, d: si_value unused */                          \
-    X(SIGNAL, "signal", E) /* a fatal signal arrived; details in the process entry's `fault`.     \
-                              a: signo, b: si_code, c: si_pid, d: si_addr */                       \
-    X(HELD, "held", E)     /* default action is next; the process waits for its stack. a: signo */ \
-    X(REPAIRED, "repaired", E) /* the program's own handler returned: no incident. a: signo */    \
-    X(FAIL, "fail", E)     /* a call failed with an errno that can be a cause. a: bytes or count  \
+    X(BIRTH, "birth", E) /* a process joined. a: ppid, b: proc index, c: enum nng_birth,        \
+                              d: start ticks; text: comm */  \
+    X(FORK, "fork", E)   /* parent side. a: child pid, or -1 with err */                           \
+    X(EXEC, "exec", E)   /* about to exec; pid is the caller's (maybe a vfork child); text: path \
+                              d: parent pid */ \
+    X(WAIT, "wait", E)   /* a status was collected. a: pid, b: wait status as waitpid gives it, \
+                              c: 1 if peeked (WNOWAIT) */  \
+    X(LEAVE, "leave", E) /* leaves by exit (call EXIT) or _exit. a: code */                        \
+    X(KILL, "kill", E)   /* sends a signal. a: target as given (pid, -pgid, 0, -1), b: signal,  \
+                              c: pgid where known, d: si_value unused */  \
+    X(SIGNAL, "signal",                                                                            \
+      E)               /* a fatal signal arrived; details in the process entry's `fault`.     \
+                              a: signo, b: si_code, c: si_pid, d: si_addr */    \
+    X(HELD, "held", E) /* default action is next; the process waits for its stack. a: signo */     \
+    X(REPAIRED, "repaired", E) /* the program's own handler returned: no incident. a: signo */     \
+    X(FAIL, "fail", E)   /* a call failed with an errno that can be a cause. a: bytes or count  \
                               asked (-1 unknown), b: free bytes there (-1 unknown), c: total      \
                               bytes there, d: how often this (call, errno) failed in this process; \
                               EMFILE: b fds in use, c their limit; EAGAIN: b threads of this       \
-                              process, c RLIMIT_NPROC (-1 none); text: path or name */               \
-    X(LIMIT, "limit", E)   /* setrlimit/prlimit. a: resource, b: soft, c: hard, d: target pid */  \
-    X(NOTE, "note", E)     /* of the library itself; text: what. a,b free */                      \
+                              process, c RLIMIT_NPROC (-1 none); text: path or name */  \
+    X(LIMIT, "limit", E) /* setrlimit/prlimit. a: resource, b: soft, c: hard, d: target pid */     \
+    X(NOTE, "note", E)   /* of the library itself; text: what. a,b free */                         \
     X(SHM_OPEN, "shm_open", T)     /* a: fd, b: oflag; text: name */                               \
     X(SHM_UNLINK, "shm_unlink", T) /* text: name */                                                \
     X(SEM_OPEN, "sem_open", T)     /* text: name */                                                \
-    X(SIZE, "size", T)     /* size set by ftruncate/fallocate. a: fd, b: size, c: dev, d: inode */ \
-    X(MAP, "map", T)       /* mmap of shared or file mapping. a: address, b: length, c: fd,       \
-                              d: prot << 32 | flags */                                             \
-    X(SAMPLE, "sample", S) /* a: cgroup memory usage, b: sum of RSS of the run, c: /dev/shm used, \
+    X(SIZE, "size", T) /* size set by ftruncate/fallocate. a: fd, b: size, c: dev, d: inode */     \
+    X(MAP, "map", T)   /* mmap of shared or file mapping. a: address, b: length, c: fd,       \
+                              d: prot << 32 | flags */    \
+    X(SAMPLE, "sample",                                                                            \
+      S) /* a: cgroup memory usage, b: sum of RSS of the run, c: /dev/shm used, \
                               d: MemAvailable of the host; text: "pid:rss_kib ..." largest first */
 
 enum nng_rec_type {
@@ -86,18 +88,21 @@ enum nng_birth { NNG_B_ROOT = 1, NNG_B_EXEC = 2, NNG_B_FORK = 3 };
 /* Which function a record came from; the name is what a report shows. */
 #define NNG_CALLS(X)                                                                               \
     X(OTHER, "?")                                                                                  \
-    X(FORK, "fork") X(VFORK, "vfork") X(POSIX_SPAWN, "posix_spawn") X(EXEC, "exec")                \
-    X(WAITPID, "waitpid") X(WAITID, "waitid") X(WAIT4, "wait4")                                    \
-    X(EXIT, "exit") X(_EXIT, "_exit")                                                              \
-    X(KILL, "kill") X(TGKILL, "tgkill") X(KILLPG, "killpg") X(PIDFD_SEND, "pidfd_send_signal")     \
-    X(RAISE, "raise") X(ABORT, "abort")                                                            \
-    X(SHM_OPEN, "shm_open") X(SHM_UNLINK, "shm_unlink") X(SEM_OPEN, "sem_open")                    \
-    X(FTRUNCATE, "ftruncate") X(POSIX_FALLOCATE, "posix_fallocate") X(FALLOCATE, "fallocate")      \
-    X(MMAP, "mmap") X(MREMAP, "mremap")                                                            \
-    X(OPEN, "open") X(FOPEN, "fopen") X(WRITE, "write") X(READ, "read") X(SOCKET, "socket")        \
-    X(PIPE, "pipe") X(DUP, "dup") X(FSYNC, "fsync") X(MEMFD, "memfd_create")                       \
-    X(PTHREAD_CREATE, "pthread_create") X(SETRLIMIT, "setrlimit") X(RECVMSG, "recvmsg")            \
-    X(MKDIR, "mkdir") X(EPOLL, "epoll_create") X(ACCEPT, "accept")
+    X(FORK, "fork")                                                                                \
+    X(VFORK, "vfork") X(POSIX_SPAWN, "posix_spawn") X(EXEC, "exec") X(WAITPID, "waitpid")          \
+        X(WAITID, "waitid") X(WAIT4, "wait4") X(EXIT, "exit") X(_EXIT, "_exit") X(KILL, "kill")    \
+            X(TGKILL, "tgkill") X(KILLPG, "killpg") X(PIDFD_SEND, "pidfd_send_signal")             \
+                X(RAISE, "raise") X(ABORT, "abort") X(SHM_OPEN, "shm_open")                        \
+                    X(SHM_UNLINK, "shm_unlink") X(SEM_OPEN, "sem_open") X(FTRUNCATE, "ftruncate")  \
+                        X(POSIX_FALLOCATE, "posix_fallocate") X(FALLOCATE, "fallocate")            \
+                            X(MMAP, "mmap") X(MREMAP, "mremap") X(OPEN, "open") X(FOPEN, "fopen")  \
+                                X(WRITE, "write") X(READ, "read") X(SOCKET, "socket")              \
+                                    X(PIPE, "pipe") X(DUP, "dup") X(FSYNC, "fsync")                \
+                                        X(MEMFD, "memfd_create")                                   \
+                                            X(PTHREAD_CREATE, "pthread_create")                    \
+                                                X(SETRLIMIT, "setrlimit") X(RECVMSG, "recvmsg")    \
+                                                    X(MKDIR, "mkdir") X(EPOLL, "epoll_create")     \
+                                                        X(ACCEPT, "accept")
 
 enum nng_call {
 #define X(n, s) NNG_C_##n,
@@ -106,7 +111,7 @@ enum nng_call {
         NNG_C_COUNT
 };
 
-struct nng_rec { /* 256 bytes, one slot */
+struct nng_rec {             /* 256 bytes, one slot */
     _Atomic uint64_t commit; /* (ticket + 1) << 32 | check of all that follows; 0: being written */
     uint16_t type;           /* enum nng_rec_type */
     uint16_t call;           /* enum nng_call */
@@ -122,10 +127,10 @@ struct nng_rec { /* 256 bytes, one slot */
 };
 _Static_assert(sizeof(struct nng_rec) == 256, "one slot is 256 bytes");
 
-#define NNG_RF_DEVSHM 1u  /* the file lies on the file system of /dev/shm */
-#define NNG_RF_VFORK 2u   /* written from a vfork child */
-#define NNG_RF_CUT 4u     /* text was cut, from the left */
-#define NNG_RF_INODES 8u  /* FAIL: no free inode there (blocks may be free) */
+#define NNG_RF_DEVSHM 1u   /* the file lies on the file system of /dev/shm */
+#define NNG_RF_VFORK 2u    /* written from a vfork child */
+#define NNG_RF_CUT 4u      /* text was cut, from the left */
+#define NNG_RF_INODES 8u   /* FAIL: no free inode there (blocks may be free) */
 #define NNG_RF_SUSPECT 16u /* may be an incident: the monitor must look now (rings the bell) */
 
 struct nng_ring {
@@ -174,19 +179,19 @@ struct nng_fault {
     uint64_t map_start, map_end, map_off;
     uint32_t map_major, map_minor;
     uint64_t map_ino;
-    uint32_t map_prot;      /* PROT_* */
-    uint32_t map_shared;    /* 1: MAP_SHARED */
-    uint32_t map_deleted;   /* name ended in " (deleted)" (taken off below) */
-    uint32_t map_devshm;    /* on the file system of /dev/shm */
-    uint64_t file_size;     /* valid unless size_source is UNKNOWN */
-    uint32_t size_source;   /* enum nng_size_source */
+    uint32_t map_prot;    /* PROT_* */
+    uint32_t map_shared;  /* 1: MAP_SHARED */
+    uint32_t map_deleted; /* name ended in " (deleted)" (taken off below) */
+    uint32_t map_devshm;  /* on the file system of /dev/shm */
+    uint64_t file_size;   /* valid unless size_source is UNKNOWN */
+    uint32_t size_source; /* enum nng_size_source */
     uint32_t statfs_ok;
     /* statfs of that file system at that instant */
     uint64_t fs_type, fs_bsize, fs_blocks, fs_bfree, fs_bavail, fs_files, fs_ffree;
     /* nearest mappings around ip and sp, for stack overflow and the top frame */
     uint64_t ip_map_start, ip_map_off;
-    uint64_t stack_low; /* lowest address of the stack mapping nearest to sp/addr */
-    uint32_t handlers;  /* bit 0: program had its own handler, bit 1: faulthandler slot */
+    uint64_t stack_low;      /* lowest address of the stack mapping nearest to sp/addr */
+    uint32_t handlers;       /* bit 0: program had its own handler, bit 1: faulthandler slot */
     uint32_t stack_overflow; /* addr within a page or two of sp, below the stack mapping */
     char map_path[NNG_PATH];
     char ip_path[NNG_PATH];
@@ -197,7 +202,7 @@ struct nng_fault {
 struct nng_usage { /* written when a process ends badly, and on failures that need it */
     _Atomic uint32_t valid;
     uint32_t threads, fds, pad;
-    uint64_t rlim_soft[16], rlim_hard[16]; /* RLIM_INFINITY as ~0 */
+    uint64_t rlim_soft[16], rlim_hard[16];     /* RLIM_INFINITY as ~0 */
     uint64_t vm_size, vm_peak, vm_rss, vm_hwm; /* bytes */
     uint64_t utime_ns, stime_ns;
 };
@@ -208,19 +213,20 @@ struct nng_file {
 };
 
 struct nng_proc {
-    _Atomic uint32_t state; /* enum nng_proc_state */
+    _Atomic uint32_t state;    /* enum nng_proc_state */
     uint32_t pid, ppid, birth; /* enum nng_birth */
     uint64_t start_ticks;      /* field 22 of /proc/PID/stat; 0 unknown */
     uint64_t birth_ns;
-    uint64_t generation; /* ticket of its BIRTH record: tells an entry's users apart */
-    uint32_t python;     /* 1: signal handlers are in place */
-    int32_t rank;        /* RANK/SLURM_PROCID/OMPI_COMM_WORLD_RANK or -1 */
+    uint64_t generation;       /* ticket of its BIRTH record: tells an entry's users apart */
+    uint32_t python;           /* 1: signal handlers are in place */
+    int32_t rank;              /* RANK/SLURM_PROCID/OMPI_COMM_WORLD_RANK or -1 */
     _Atomic int32_t exit_code; /* set at LEAVE; -1 before */
     _Atomic uint32_t tail_pos; /* total bytes ever appended (mod 2^32) */
     _Atomic uint32_t files_pos;
     uint32_t pad0;
     char comm[16];
-    char cmdline[512]; /* arguments separated by spaces; secrets never: values of --*token*, --*key*,
+    char
+        cmdline[512]; /* arguments separated by spaces; secrets never: values of --*token*, --*key*,
                           --*password* are replaced by "***" */
     struct nng_fault fault;
     struct nng_usage usage;
@@ -245,7 +251,8 @@ enum nng_segment_state {
     NNG_SG_DROP = 4,    /* the name is gone: the monitor lets it go and frees the entry */
 };
 
-struct nng_segment { /* one cache line; the first three fields are written before state, by release */
+struct
+    nng_segment { /* one cache line; the first three fields are written before state, by release */
     _Atomic uint32_t state; /* enum nng_segment_state (futex) */
     uint32_t pid;           /* its maker */
     _Atomic uint64_t ino;   /* of the empty file that keeps the name in /dev/shm */
@@ -296,28 +303,29 @@ struct nng_header {
     uint64_t root_start_ticks;
     uint64_t start_real_ns, start_boot_ns; /* the same instant by both clocks */
     uint64_t shm_dev;                      /* st_dev of /dev/shm at start; 0: none */
-    _Atomic uint32_t bell;          /* futex: +1 and wake at births, suspects, closing */
-    _Atomic uint32_t suspects;      /* suspect records written ... */
-    _Atomic uint32_t suspects_seen; /* ... and how many the monitor has dealt with (futex) */
-    _Atomic uint32_t incidents;     /* incidents the monitor has reported so far */
-    _Atomic uint32_t closing;       /* enum nng_closing (futex) */
+    _Atomic uint32_t bell;                 /* futex: +1 and wake at births, suspects, closing */
+    _Atomic uint32_t suspects;             /* suspect records written ... */
+    _Atomic uint32_t suspects_seen;        /* ... and how many the monitor has dealt with (futex) */
+    _Atomic uint32_t incidents;            /* incidents the monitor has reported so far */
+    _Atomic uint32_t closing;              /* enum nng_closing (futex) */
     _Atomic int32_t monitor_pid;
     _Atomic uint32_t monitor_state; /* enum nng_monitor_state */
     _Atomic int32_t root_code;      /* exit code the root announced; -1 before */
     _Atomic uint64_t health[16];    /* by enum nng_health */
     int32_t rank;
-    uint32_t flags;                 /* NNG_HF_* */
+    uint32_t flags; /* NNG_HF_* */
     char host[64];
     char run_dir[512];  /* empty: journal is a memfd, nothing can be written */
     char command[1024]; /* root's command line, arguments separated by NUL, secrets replaced */
     char env[1024];     /* allow-listed NAME=VALUE separated by NUL */
-    _Atomic uint32_t rescue_bell;  /* futex: +1 and wake when a segment's state asks for the monitor */
+    _Atomic uint32_t
+        rescue_bell; /* futex: +1 and wake when a segment's state asks for the monitor */
     _Atomic uint32_t rescue_named; /* segments that can be found by name now */
     _Atomic uint32_t rescue_top;   /* entries below this one may be in use */
     _Atomic uint32_t rescue_deaf;  /* the monitor did not answer: nobody waits for it any more */
     _Atomic uint64_t rescue_segments, rescue_bytes; /* ever made */
-    _Atomic uint64_t rescue_biggest; /* largest single one */
-    _Atomic uint64_t rescue_peak;  /* most bytes alive at a time, as the monitor saw */
+    _Atomic uint64_t rescue_biggest;                /* largest single one */
+    _Atomic uint64_t rescue_peak; /* most bytes alive at a time, as the monitor saw */
     _Atomic uint64_t rescue_refused, rescue_refused_ask, rescue_refused_room, rescue_refused_limit;
 };
 _Static_assert(sizeof(struct nng_header) <= 4096, "the header is one page");
@@ -346,8 +354,8 @@ static inline uint32_t nng_rec_check(const struct nng_rec *r, uint32_t ticket)
 {
     const unsigned char *p = (const unsigned char *)r + sizeof(uint64_t);
     uint32_t used = r->text_len <= NNG_TEXT ? r->text_len : NNG_TEXT;
-    uint32_t words = (uint32_t)((sizeof(struct nng_rec) - sizeof(uint64_t) - NNG_TEXT) / 8) +
-                     (used + 7u) / 8u;
+    uint32_t words =
+        (uint32_t)((sizeof(struct nng_rec) - sizeof(uint64_t) - NNG_TEXT) / 8) + (used + 7u) / 8u;
     uint64_t h = 0x9e3779b97f4a7c15ULL ^ ticket;
     for (uint32_t i = 0; i < words; i++) {
         uint64_t w;

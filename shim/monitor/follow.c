@@ -298,10 +298,10 @@ static void look_for_progress(uint64_t now)
     if (!r || r->dead || nng_proc_stat(r->pid, &st))
         return;
     uint64_t cpu = st.utime_ns + st.stime_ns;
-    uint32_t tail = r->proc_index >= 0
-                        ? atomic_load_explicit(&mon.view.j->procs[r->proc_index].tail_pos,
-                                               memory_order_relaxed)
-                        : 0;
+    uint32_t tail =
+        r->proc_index >= 0
+            ? atomic_load_explicit(&mon.view.j->procs[r->proc_index].tail_pos, memory_order_relaxed)
+            : 0;
     if (tail != mon.root_tail_pos || cpu - mon.root_cpu_ns > SAMPLE_EVERY / 5)
         mon.progress_ns = now;
     mon.root_tail_pos = tail;
@@ -444,9 +444,8 @@ static void finish(void)
     if (mon.model.root && !mon.model.root->judged)
         nng_judge(&mon, mon.model.root);
     if (!mon.run.end_boot_ns)
-        mon.run.end_boot_ns = mon.model.root && mon.model.root->death_ns
-                                  ? mon.model.root->death_ns
-                                  : nng_mon_now();
+        mon.run.end_boot_ns =
+            mon.model.root && mon.model.root->death_ns ? mon.model.root->death_ns : nng_mon_now();
     close_words();
     close(2); /* `| tee` waits for every holder */
     mon.err_fd = -1;
@@ -544,8 +543,9 @@ int nng_monitor_main(int argc, char **argv)
     int e;
 
     if (fd < 0) {
-        fprintf(stderr, "nnguard: monitor is started by libnnguard.so; to run a program under guard: "
-                        "nnguard run CMD...\n");
+        fprintf(stderr,
+                "nnguard: monitor is started by libnnguard.so; to run a program under guard: "
+                "nnguard run CMD...\n");
         return 2;
     }
     settle_in(fd);

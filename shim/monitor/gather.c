@@ -169,8 +169,8 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     add_fails(ev, t, 0, ~0ULL);
     for (size_t i = m->model.n; i-- > 0;)
         if (m->model.t[i] != t)
-            add_fails(ev, m->model.t[i],
-                      ev->time_ns > NNG_WINDOW ? ev->time_ns - NNG_WINDOW : 0, ~0ULL);
+            add_fails(ev, m->model.t[i], ev->time_ns > NNG_WINDOW ? ev->time_ns - NNG_WINDOW : 0,
+                      ~0ULL);
     ev->parent_gone = t->why == NNG_WHY_PARENT_GONE;
     int sig = ev->status.signal;
     ev->handed_blind = t->python && !ev->has_fault &&

@@ -15,12 +15,12 @@
 #define NNG_T_KILLS 8
 
 enum nng_why { /* why a death is no incident of its own */
-    NNG_WHY_NONE = 0,
-    NNG_WHY_BY_PARENT,   /* signalled by its parent, an ancestor or the root */
-    NNG_WHY_PARENT_GONE, /* its parent or the root was gone before */
-    NNG_WHY_AFTERMATH,   /* broken pipe, connection reset ... after an incident */
-    NNG_WHY_INTERRUPT,   /* Ctrl-C, or a signal the whole run got from outside */
-    NNG_WHY_MONITOR,     /* ended by us (NNGUARD_ON_STALL=end) */
+               NNG_WHY_NONE = 0,
+               NNG_WHY_BY_PARENT,   /* signalled by its parent, an ancestor or the root */
+               NNG_WHY_PARENT_GONE, /* its parent or the root was gone before */
+               NNG_WHY_AFTERMATH,   /* broken pipe, connection reset ... after an incident */
+               NNG_WHY_INTERRUPT,   /* Ctrl-C, or a signal the whole run got from outside */
+               NNG_WHY_MONITOR,     /* ended by us (NNGUARD_ON_STALL=end) */
 };
 
 struct nng_tracked {
@@ -37,7 +37,7 @@ struct nng_tracked {
     bool execed;         /* left Python by exec */
     bool python;
     int rank;
-    int ordinal, peak;   /* own number among its parent's workers; most workers it had at once */
+    int ordinal, peak; /* own number among its parent's workers; most workers it had at once */
     char comm[16];
     char cmdline[512];
     int pidfd; /* -1 */
@@ -48,21 +48,21 @@ struct nng_tracked {
     bool left;
     int left_code;
     uint64_t left_ns;
-    int signalled;          /* fatal signal that arrived last (SIGNAL record), not repaired; 0 */
-    bool held;              /* ... and its default action is next: as good as seen */
+    int signalled; /* fatal signal that arrived last (SIGNAL record), not repaired; 0 */
+    bool held;     /* ... and its default action is next: as good as seen */
     uint64_t signalled_ns;
-    int signal_sender;      /* si_pid of that, -1 kernel */
+    int signal_sender; /* si_pid of that, -1 kernel */
 
     bool judged;
     uint64_t judge_at;      /* BOOTTIME of a postponed judgement; 0 none */
     uint64_t death_seen_ns; /* when we learned of it */
     enum nng_why why;
-    int why_signal_by;      /* pid of the sender */
-    int incident;           /* index or -1 */
-    uint64_t shm_judge_at;  /* ENOSPC on /dev/shm: when to call it a standstill; 0 none */
+    int why_signal_by;     /* pid of the sender */
+    int incident;          /* index or -1 */
+    uint64_t shm_judge_at; /* ENOSPC on /dev/shm: when to call it a standstill; 0 none */
     bool shm_told;
 
-    int64_t rss;            /* last sample; -1 */
+    int64_t rss; /* last sample; -1 */
     struct nng_cgroup cg;
     bool cg_known;
     int n_kills;

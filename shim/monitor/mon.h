@@ -12,8 +12,9 @@
 
 #define NNG_SECOND 1000000000ULL
 #define NNG_MS 1000000ULL
-#define NNG_WINDOW (10 * NNG_SECOND) /* a kill counter's rise and a death belong together within it */
-#define NNG_WATCHED 8                /* memory cgroups of one run */
+#define NNG_WINDOW                                                                                 \
+    (10 * NNG_SECOND) /* a kill counter's rise and a death belong together within it */
+#define NNG_WATCHED 8 /* memory cgroups of one run */
 #define NNG_HISTORY 32
 #define NNG_FOREIGN 128
 #define NNG_LEVELS 8
@@ -73,8 +74,8 @@ struct nng_mon {
     bool closing_spoken;
     bool reports_stale; /* something became known since the last write */
     uint64_t reports_ns;
-    int stall_incident;      /* index of the incident that made the run stand still, or -1 */
-    uint64_t progress_ns;    /* last sign of progress of the root */
+    int stall_incident;   /* index of the incident that made the run stand still, or -1 */
+    uint64_t progress_ns; /* last sign of progress of the root */
     uint32_t root_tail_pos;
     uint64_t root_cpu_ns;
     uint64_t reminded_ns;
@@ -86,7 +87,7 @@ uint64_t nng_mon_now(void); /* BOOTTIME */
 
 /* watch.c */
 void nng_watch_sample(struct nng_mon *m);
-void nng_watch_cpu_limit(struct nng_tracked *t); /* also of a zombie */
+void nng_watch_cpu_limit(struct nng_tracked *t);                /* also of a zombie */
 void nng_watch_place(struct nng_mon *m, struct nng_tracked *t); /* find its cgroup */
 void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out);
 int64_t nng_watch_vmstat(struct nng_mon *m);

@@ -57,8 +57,7 @@ static void feed(struct nng_mon *m)
     while (nng_cursor_next(&m->events, &m->view, true, &g)) {
         struct nng_tracked *t = nng_model_record(&m->model, &m->view, &g);
         m->run.end_boot_ns = g.rec.time_ns;
-        if (t && g.rec.type == NNG_R_FAIL && g.rec.err == ENOSPC &&
-            (g.rec.flags & NNG_RF_DEVSHM))
+        if (t && g.rec.type == NNG_R_FAIL && g.rec.err == ENOSPC && (g.rec.flags & NNG_RF_DEVSHM))
             nng_judge_shm_failure(m, t);
     }
 }

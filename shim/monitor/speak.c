@@ -35,8 +35,7 @@ static void fill_run(struct nng_mon *m)
     m->run.lost_records = m->events.lost;
     m->run.torn_records = m->events.torn;
     for (unsigned i = 0; i < NNG_H_COUNT; i++)
-        m->run.health[i] =
-            atomic_load_explicit(&m->view.j->hdr.health[i], memory_order_relaxed);
+        m->run.health[i] = atomic_load_explicit(&m->view.j->hdr.health[i], memory_order_relaxed);
     m->run.n_moments = 0;
     for (unsigned i = first; i < n; i++)
         m->run.moment[m->run.n_moments++] = m->model.moment[i % NNG_TIMELINE];
@@ -82,5 +81,6 @@ void nng_speak_reports(struct nng_mon *m)
     m->reports_ns = nng_mon_now();
     m->reports_stale = false;
     if (m->run.dir[0])
-        nng_report_write(&m->run); /* a full disk leaves the older version; the screen has the words */
+        nng_report_write(
+            &m->run); /* a full disk leaves the older version; the screen has the words */
 }

@@ -144,8 +144,12 @@ static void put_sample(struct nng_mon *m, const struct nng_watched *w, int64_t a
             n += snprintf(text + n, sizeof text - (size_t)n, " %d:%lld", t->pid,
                           (long long)(t->rss >> 10));
     }
-    struct nng_put p = {.type = NNG_R_SAMPLE, .a = w ? w->now.usage : -1, .b = m->run_rss,
-                        .c = m->shm_used, .d = available, .text = text};
+    struct nng_put p = {.type = NNG_R_SAMPLE,
+                        .a = w ? w->now.usage : -1,
+                        .b = m->run_rss,
+                        .c = m->shm_used,
+                        .d = available,
+                        .text = text};
     nng_put(&p);
 }
 

@@ -58,10 +58,8 @@ HOOK(int, shm_unlink, (const char *name))
     int e = errno;
     if (!r && ino)
         nng_rescue_unlinked(ino);
-    nng_put(&(struct nng_put){.type = NNG_R_SHM_UNLINK,
-                              .call = NNG_C_SHM_UNLINK,
-                              .err = r ? e : 0,
-                              .text = name});
+    nng_put(&(struct nng_put){
+        .type = NNG_R_SHM_UNLINK, .call = NNG_C_SHM_UNLINK, .err = r ? e : 0, .text = name});
     errno = e;
     return r;
 }
@@ -132,7 +130,8 @@ static void resized(int fd, int64_t size, int r, bool fresh)
 /* A request that fits into no file has overflowed: the kernel has said so, not ENOSPC. */
 static bool rescued(int fd, int64_t off, int64_t len, int err)
 {
-    return __builtin_expect(err == ENOSPC, 0) && nng_rescue_shm && nng_rescue_allocate(fd, off + len);
+    return __builtin_expect(err == ENOSPC, 0) && nng_rescue_shm &&
+           nng_rescue_allocate(fd, off + len);
 }
 
 HOOK(int, ftruncate, (int fd, off_t size))

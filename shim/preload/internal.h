@@ -66,10 +66,10 @@ static inline long nng_ret(long r)
 
 /* ---- identity (start.c) ------------------------------------------------------------------------ */
 struct nng_state {
-    bool on;       /* this process records (a Python process of a run) */
-    bool root;     /* it is the run's root */
+    bool on;   /* this process records (a Python process of a run) */
+    bool root; /* it is the run's root */
     bool python;
-    int pid;       /* stored at start and after fork; compare with a raw getpid */
+    int pid;             /* stored at start and after fork; compare with a raw getpid */
     bool monitor_wanted; /* NNGUARD_MONITOR != 0 */
     int proc_index;
 };

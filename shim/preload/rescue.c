@@ -17,9 +17,10 @@
 #include <sys/vfs.h>
 #include <time.h>
 
-#define STEP (4ll << 20)  /* pages are taken in such steps: a profiler's signals interrupt longer ones */
-#define TRIES 1000        /* interrupted steps */
-#define TIGHT 64          /* less than so many times the request is left: take the pages now */
+#define STEP                                                                                       \
+    (4ll << 20)    /* pages are taken in such steps: a profiler's signals interrupt longer ones */
+#define TRIES 1000 /* interrupted steps */
+#define TIGHT 64   /* less than so many times the request is left: take the pages now */
 #define HOLD_NS 1000000000ll
 #define SLICE_NS 50000000ll
 #ifndef MFD_NOEXEC_SEAL
@@ -58,7 +59,8 @@ void nng_rescue_init(void)
         v += n + (v[n] == ',');
     }
     if (!known && nng_st.root)
-        nng_say("NNGUARD_RESCUE knows shm, fd (or shm,fd) and all; the rest of it is ignored", NULL);
+        nng_say("NNGUARD_RESCUE knows shm, fd (or shm,fd) and all; the rest of it is ignored",
+                NULL);
     if (fd)
         raise_descriptors();
     nng_rescue_shm = shm && nng_journal && nng_journal->hdr.shm_dev;
@@ -98,7 +100,8 @@ static void give_pages(int fd, int64_t size)
 static uint64_t birth_of(int fd)
 {
     struct statx sx;
-    if (nng_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) || !(sx.stx_mask & STATX_BTIME))
+    if (nng_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) ||
+        !(sx.stx_mask & STATX_BTIME))
         return 0;
     return (uint64_t)sx.stx_btime.tv_sec * 1000000000u + sx.stx_btime.tv_nsec;
 }
@@ -258,7 +261,8 @@ static void made(int64_t size)
             nng_ring_bell();
         else
             nng_say("/dev/shm is too small: what does not fit goes to ordinary memory "
-                    "(NNGUARD_RESCUE=shm)", NULL);
+                    "(NNGUARD_RESCUE=shm)",
+                    NULL);
     }
 }
 
@@ -372,8 +376,7 @@ static void make_alike(int m, int fd, const struct stat *st)
 static bool put_in_place(int m, int fd)
 {
     long cloexec = nng_sys3(SYS_fcntl, fd, F_GETFD, 0);
-    bool ok = cloexec >= 0 &&
-              nng_sys3(SYS_dup3, m, fd, cloexec & FD_CLOEXEC ? O_CLOEXEC : 0) == fd;
+    bool ok = cloexec >= 0 && nng_sys3(SYS_dup3, m, fd, cloexec & FD_CLOEXEC ? O_CLOEXEC : 0) == fd;
     nng_sys1(SYS_close, m);
     return ok;
 }
@@ -459,7 +462,8 @@ bool nng_rescue_allocate(int fd, int64_t end)
 {
     struct stat st;
     int e = errno;
-    bool ok = end > 0 && in_devshm(fd, &st) && is_sole(fd, &st) && !(st.st_blocks && is_mapped(&st)) &&
+    bool ok = end > 0 && in_devshm(fd, &st) && is_sole(fd, &st) &&
+              !(st.st_blocks && is_mapped(&st)) &&
               rescue(fd, &st, st.st_size > end ? st.st_size : end, end);
     errno = e;
     return ok;
@@ -469,7 +473,7 @@ static int64_t end_of_write(int fd, const struct stat *st, int64_t off, int64_t 
 {
     if (off < 0)
         off = nng_sys3(SYS_fcntl, fd, F_GETFL, 0) & O_APPEND ? st->st_size
-                                                              : nng_sys3(SYS_lseek, fd, 0, 1);
+                                                             : nng_sys3(SYS_lseek, fd, 0, 1);
     int64_t end;
     return off < 0 || __builtin_add_overflow(off, more, &end) ? -1 : end;
 }

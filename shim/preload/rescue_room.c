@@ -84,7 +84,8 @@ static void look_at_machine(struct level *l)
     long n = nng_read_file("/proc/meminfo", buf, sizeof buf);
     uint64_t total = 0, available = 0;
     for (const char *p = buf, *end = buf + (n > 0 ? n : 0); p < end;) {
-        bool t = !__builtin_strncmp(p, "MemTotal:", 9), a = !__builtin_strncmp(p, "MemAvailable:", 13);
+        bool t = !__builtin_strncmp(p, "MemTotal:", 9),
+             a = !__builtin_strncmp(p, "MemAvailable:", 13);
         const char *v = p + (a ? 13 : 9);
         while ((t || a) && v < end && *v == ' ')
             v++;
@@ -151,7 +152,8 @@ static void look_at_groups(bool exact, struct level *l)
         if (!nl)
             break;
         *nl = 0;
-        char *list = __builtin_strchr(p, ':'), *path = list ? __builtin_strchr(list + 1, ':') : NULL;
+        char *list = __builtin_strchr(p, ':'),
+             *path = list ? __builtin_strchr(list + 1, ':') : NULL;
         if (path && path[1] == '/') {
             const char *own = path[2] ? path + 1 : "";
             if (list + 1 == path)

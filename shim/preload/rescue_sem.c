@@ -22,8 +22,8 @@ static const char mark[16] = "nnguard's sem_t";
 typedef int sem_init_type(sem_t *, int, unsigned);
 static sem_init_type *real_sem_init;
 static const struct nng_hook bind_sem_init = {"sem_init", (void **)&real_sem_init};
-static const struct nng_hook *const bind_sem_init_p
-    __attribute__((used, section("nng_hooks"))) = &bind_sem_init;
+static const struct nng_hook *const bind_sem_init_p __attribute__((used, section("nng_hooks"))) =
+    &bind_sem_init;
 
 /* ---- names ---------------------------------------------------------------------------------------- */
 /* "/dev/shm/sem.NAME", as libc makes it; false where libc would refuse the name. */
@@ -127,7 +127,8 @@ sem_t *nng_rescue_sem_create(const char *name, int flags, mode_t mode, unsigned 
                        O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0) { /* made by another in the meantime: without O_EXCL the caller would have got it */
         bool ours = false;
-        sem_t *s = fd == -EEXIST && !(flags & O_EXCL) ? nng_rescue_sem_open(name, &ours) : SEM_FAILED;
+        sem_t *s =
+            fd == -EEXIST && !(flags & O_EXCL) ? nng_rescue_sem_open(name, &ours) : SEM_FAILED;
         if (!ours)
             errno = (int)-fd;
         return s;
@@ -142,7 +143,7 @@ sem_t *nng_rescue_sem_create(const char *name, int flags, mode_t mode, unsigned 
 }
 
 /* ---- closing -------------------------------------------------------------------------------------- */
-HOOK(int, sem_close, (sem_t *s))
+HOOK(int, sem_close, (sem_t * s))
 {
     /* a real one is mapped too, as a whole page whose rest reads as zeros */
     if (nng_rescue_shm && !((uintptr_t)s & (PAGE - 1)) &&
@@ -174,15 +175,15 @@ HOOK(int, sem_unlink, (const char *name))
 HOOK(int, unlink, (const char *path))
 {
     uint64_t ino = nng_rescue_any() ? nng_rescue_name_of(AT_FDCWD, path) : 0;
-    int r = NEXT(unlink) ? NEXT(unlink)(path) : (int)nng_ret(nng_sys3(SYS_unlinkat, AT_FDCWD, path, 0));
+    int r =
+        NEXT(unlink) ? NEXT(unlink)(path) : (int)nng_ret(nng_sys3(SYS_unlinkat, AT_FDCWD, path, 0));
     gone(r, ino);
     return r;
 }
 
 HOOK(int, unlinkat, (int dir, const char *path, int flags))
 {
-    uint64_t ino =
-        nng_rescue_any() && !(flags & AT_REMOVEDIR) ? nng_rescue_name_of(dir, path) : 0;
+    uint64_t ino = nng_rescue_any() && !(flags & AT_REMOVEDIR) ? nng_rescue_name_of(dir, path) : 0;
     int r = NEXT(unlinkat) ? NEXT(unlinkat)(dir, path, flags)
                            : (int)nng_ret(nng_sys3(SYS_unlinkat, dir, path, flags));
     gone(r, ino);

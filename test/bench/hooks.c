@@ -19,9 +19,18 @@ static const char *data_path = "bench.npy"; /* in the current folder, which the 
 static int null_fd, memory_fd, file_fd;
 static void *volatile sink;
 
-static void do_write_file(void) { (void)!write(null_fd, "x", 1); }
-static void do_write_stderr(void) { (void)!write(2, "a line of thirty-odd characters\n", 32); }
-static void do_open(void) { close(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+static void do_write_file(void)
+{
+    (void)!write(null_fd, "x", 1);
+}
+static void do_write_stderr(void)
+{
+    (void)!write(2, "a line of thirty-odd characters\n", 32);
+}
+static void do_open(void)
+{
+    close(open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
 static void do_mmap_anonymous(void)
 {
     void *p = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -34,18 +43,39 @@ static void do_mmap_shared(void)
     sink = p;
     munmap(p, 4096);
 }
-static void do_ftruncate(void) { (void)!ftruncate(memory_fd, 4096); }
-static void do_open_data(void) { close(open(data_path, O_RDONLY | O_CLOEXEC)); }
-static void do_getenv(void) { sink = getenv("HOME"); }
-static void do_kill(void) { kill(getpid(), 0); }
-static void do_waitpid(void) { waitpid(-1, NULL, WNOHANG); }
+static void do_ftruncate(void)
+{
+    (void)!ftruncate(memory_fd, 4096);
+}
+static void do_open_data(void)
+{
+    close(open(data_path, O_RDONLY | O_CLOEXEC));
+}
+static void do_getenv(void)
+{
+    sink = getenv("HOME");
+}
+static void do_kill(void)
+{
+    kill(getpid(), 0);
+}
+static void do_waitpid(void)
+{
+    waitpid(-1, NULL, WNOHANG);
+}
 static void do_sigaction(void)
 {
     struct sigaction now;
     sigaction(SIGUSR1, NULL, &now);
 }
-static void do_fputs(void) { fputs("a line of thirty-odd characters\n", stderr); }
-static void do_getppid(void) { getppid(); }
+static void do_fputs(void)
+{
+    fputs("a line of thirty-odd characters\n", stderr);
+}
+static void do_getppid(void)
+{
+    getppid();
+}
 
 static const struct {
     const char *name, *kind;
