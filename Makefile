@@ -56,9 +56,11 @@ $(BUILD)/libnnguard.so: $(SO_OBJ) shim/preload/exports.map
 $(BUILD)/nnguard: $(BIN_OBJ)
 	$(CC) $(CFLAGS) -static $(BIN_OBJ) $(BIN_LIBS) $(LDFLAGS) -o $@.tmp && mv -f $@.tmp $@
 
-# make lint sets STACK: what a signal handler can reach has 1 KiB a frame; what runs only at start, more.
+# make lint sets STACK: what a signal handler can reach has 1 KiB a frame; what runs only at start or
+# in a call that makes shared memory, more.
 STACK_LIMIT = 1024
 $(patsubst %,$(BUILD)/so/shim/preload/%.o,start root bind ids launch): STACK_LIMIT = 8192
+$(patsubst %,$(BUILD)/so/shim/preload/%.o,rescue rescue_room rescue_sem): STACK_LIMIT = 2048
 $(BUILD)/so/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(SO_CFLAGS) $(if $(STACK),-Wstack-usage=$(STACK_LIMIT)) -MMD -MP -c $< -o $@

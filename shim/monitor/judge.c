@@ -15,11 +15,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define WAIT_STATUS (150 * NNG_MS)  /* for the parent to reap where the kernel does not tell */
-#define WAIT_OTHERS (300 * NNG_MS)  /* to see whether the whole run got the same signal */
-#define WAIT_KILLS (5 * NNG_MS)     /* kills of one OOM or one kill -9 of a group come together */
-#define WAIT_SHM (200 * NNG_MS)     /* does the process that got ENOSPC live on? */
-#define CHAIN (20 * NNG_SECOND)     /* the trainer drains up to 10 s before it gives up */
+#define WAIT_STATUS (150 * NNG_MS) /* for the parent to reap where the kernel does not tell */
+#define WAIT_OTHERS (300 * NNG_MS) /* to see whether the whole run got the same signal */
+#define WAIT_KILLS (5 * NNG_MS)    /* kills of one OOM or one kill -9 of a group come together */
+#define WAIT_SHM (200 * NNG_MS)    /* does the process that got ENOSPC live on? */
+#define CHAIN (20 * NNG_SECOND)    /* the trainer drains up to 10 s before it gives up */
 #define STACK_MS 400
 
 static struct nng_evidence scratch;
@@ -192,8 +192,8 @@ static bool entry_says(struct nng_mon *m, const struct nng_tracked *t, struct nn
     char *raw = malloc(2 * (NNG_TAIL_SIZE + 1));
     bool ok = false;
 
-    if (p && raw && t->proc_index >= 0 &&
-        nng_view_proc(&m->view, (unsigned)t->proc_index, p) && p->pid == (uint32_t)t->pid) {
+    if (p && raw && t->proc_index >= 0 && nng_view_proc(&m->view, (unsigned)t->proc_index, p) &&
+        p->pid == (uint32_t)t->pid) {
         char *clean = raw + NNG_TAIL_SIZE + 1;
         unsigned n = nng_proc_tail(p, raw);
         nng_text_clean(clean, NNG_TAIL_SIZE + 1, raw, n);
@@ -207,9 +207,12 @@ static bool entry_says(struct nng_mon *m, const struct nng_tracked *t, struct nn
 
 static bool is_aftermath(const struct nng_traceback *tb)
 {
-    static const char *const types[] = {"BrokenPipeError",        "ConnectionResetError",
-                                        "ConnectionRefusedError", "ConnectionAbortedError",
-                                        "EOFError",               "BrokenProcessPool",
+    static const char *const types[] = {"BrokenPipeError",
+                                        "ConnectionResetError",
+                                        "ConnectionRefusedError",
+                                        "ConnectionAbortedError",
+                                        "EOFError",
+                                        "BrokenProcessPool",
                                         "TerminatedWorkerError"};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (!strcmp(tb->type, types[i]))
@@ -262,8 +265,7 @@ static void judge_clean(struct nng_mon *m, struct nng_tracked *t)
 static bool killed_with_root(const struct nng_mon *m, const struct nng_tracked *t)
 {
     const struct nng_tracked *r = m->model.root;
-    return r && r->dead && r->status.signal == SIGKILL &&
-           r->death_ns < t->death_ns + 50 * NNG_MS;
+    return r && r->dead && r->status.signal == SIGKILL && r->death_ns < t->death_ns + 50 * NNG_MS;
 }
 
 /* 1: it is an incident, 0: settled as silent, -1: postponed */
@@ -282,8 +284,9 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
         silent(t, NNG_WHY_MONITOR, 0);
         return 0;
     }
-    if (!is_fault(sig) && ((m->root_dead && m->model.root && m->model.root->death_ns <= died_at(t)) ||
-                           (parent && parent->dead && parent->death_ns <= died_at(t)))) {
+    if (!is_fault(sig) &&
+        ((m->root_dead && m->model.root && m->model.root->death_ns <= died_at(t)) ||
+         (parent && parent->dead && parent->death_ns <= died_at(t)))) {
         silent(t, NNG_WHY_PARENT_GONE, t->ppid);
         return 0;
     }
@@ -328,7 +331,7 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
 static bool known_failure(void)
 {
     static const char *const general[] = {"worker_exception", "worker_exit", "unknown",
-                                          "killed_unknown",   "interrupted"};
+                                          "killed_unknown", "interrupted"};
     if (scratch_verdict.confidence < NNG_LIKELY)
         return false;
     for (size_t i = 0; i < sizeof general / sizeof general[0]; i++)
@@ -679,7 +682,6 @@ static void why_words(const struct nng_mon *m, const struct nng_tracked *t, stru
 
 static int chain_root(const struct nng_run *r)
 {
-    uint64_t at = r->end_boot_ns ? r->end_boot_ns : ~0ULL;
     bool bad = !r->end_boot_ns || !r->exit.known || r->exit.signal || r->exit.code;
     int best = -1;
 
@@ -689,7 +691,7 @@ static int chain_root(const struct nng_run *r)
     for (int k = 0; k < r->n_incidents; k++)
         if (best < 0 || r->incident[k].ev.time_ns > r->incident[best].ev.time_ns)
             best = k;
-    at = r->incident[best].ev.time_ns;
+    uint64_t at = r->incident[best].ev.time_ns;
     for (bool again = true; again;) {
         again = false;
         for (int k = 0; k < r->n_incidents; k++) {

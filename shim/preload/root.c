@@ -162,8 +162,9 @@ static long make_run_dir(long base, const char *dir, int64_t now)
     }
     if (r)
         return r;
-    char *q = run_dir, *qe = run_dir + sizeof run_dir;
-    q = nng_fmt_str(nng_fmt_str(nng_fmt_str(q, qe, dir), qe, "/"), qe, name);
+    char *end_of_dir = run_dir + sizeof run_dir;
+    nng_fmt_str(nng_fmt_str(nng_fmt_str(run_dir, end_of_dir, dir), end_of_dir, "/"), end_of_dir,
+                name);
     nng_fmt_str(nng_fmt_str(journal_path, journal_path + sizeof journal_path, run_dir),
                 journal_path + sizeof journal_path, "/journal");
     return 0;
