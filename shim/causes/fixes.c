@@ -97,13 +97,15 @@ void nng_fix_rescue(struct nng_verdict *v, const struct nng_evidence *ev, const 
 
     if (switched_on(ev, what)) /* and it did not help: the monitor has said why */
         return;
-    f = shm ? nng_v_fix(v, true, "no new container and no root needed", "无需新容器,也无需 root 权限")
-            : nng_v_fix(v, true, "raises the limit at start, as far as allowed",
-                        "启动时把限制提到允许的最大值");
+    f = shm ? nng_v_fix(v, true, "no new container and no root needed",
+                        "无需新容器,也无需 root 权限")
+            : nng_v_fix(v, true, "raises the limit at start", "启动时提高该上限");
     nng_fix_command(f, "NNGUARD_RESCUE=%s %s", what, "…");
     if (shm)
         nng_fix_cost(f, "what does not fit then counts as the container's memory",
                      "放不下的数据随后计入容器的内存");
+    else
+        nng_fix_cost(f, "no further than the hard limit", "不会超过硬上限");
 }
 
 void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need)

@@ -1495,7 +1495,8 @@ static void check_verdict(const char *row, const struct nng_verdict *x)
             fail_msg("%s: a way round without its price: %s", row, f->text.en);
         if (!f->workaround && way_round_seen)
             fail_msg("%s: a root fix after a way round: %s", row, f->text.en);
-        if (strstr(f->command, "NNGUARD_") || strchr(f->command, '%'))
+        if ((strstr(f->command, "NNGUARD_") && !strstr(f->command, "NNGUARD_RESCUE=")) ||
+            strchr(f->command, '%'))
             fail_msg("%s: command: %s", row, f->command);
         root_seen |= !f->workaround;
         way_round_seen |= f->workaround;
@@ -1532,10 +1533,13 @@ static void words_are_whole_in_both_languages_everywhere(void **state)
 
 static const struct nng_fact *fact(const char *name)
 {
+    static const struct nng_fact none;
+
     for (int i = 0; i < v.n_fact; i++)
         if (strcmp(v.fact[i].name, name) == 0)
             return &v.fact[i];
-    return NULL;
+    fail_msg("%s: no fact %s", v.cause, name);
+    return &none;
 }
 
 static void decide(void (*build)(E *))
@@ -1573,23 +1577,22 @@ static void numbers_come_from_the_evidence(void **state)
 
     decide(shm_full);
     f = fact("devshm.total_bytes");
-    assert_non_null(f);
     assert_int_equal(f->type, NNG_FT_INT);
     assert_int_equal(f->num, 64 * MIB);
     f = fact("devshm.free_bytes");
-    assert_true(f && f->type == NNG_FT_INT && f->num == 0);
+    assert_true(f->type == NNG_FT_INT && f->num == 0);
     f = fact("fault.si_code");
-    assert_true(f && f->type == NNG_FT_STR && strcmp(f->str, "2") == 0);
+    assert_true(f->type == NNG_FT_STR && strcmp(f->str, "2") == 0);
     assert_non_null(strstr(v.proof[0].en, "64.0 MiB"));
     assert_non_null(strstr(v.proof[0].zh, "64.0 MiB"));
     decide(killed_silently);
     f = fact("host.vmstat_oom_kill");
-    assert_true(f && f->type == NNG_FT_NULL); /* unknown is null */
+    assert_true(f->type == NNG_FT_NULL); /* unknown is null */
     decide(oom_counted);
     f = fact("cgroup.oom_kill");
-    assert_true(f && f->num == 1);
+    assert_true(f->num == 1);
     f = fact("cgroup.limit_bytes");
-    assert_true(f && f->num == 4 * GIB);
+    assert_true(f->num == 4 * GIB);
 }
 
 static int64_t typed(const char *command, const char *after)
