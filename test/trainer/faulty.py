@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """nnUNetv2_train with one thing broken: the third batch of a worker meets FAULTY.
 
-    FAULTY=segv|exception|exit python faulty.py 1 2d 0 -tr ...     (FAULTY_LIB: libcrash.so)
+    FAULTY=segv|exception|exit|eat python faulty.py 1 2d 0 -tr ...     (FAULTY_LIB: libcrash.so)
 
 Everything else is the real program: only the method that makes a batch is wrapped.
 """
 import ctypes
 import os
 import sys
+import time
 
 from nnunetv2.run.run_training import run_training_entry
 from nnunetv2.training.dataloading import data_loader
@@ -29,6 +30,11 @@ def spoil(original):
                     raise ValueError("ball_003: the label has a value that is not in dataset.json")
                 elif fate == "exit":
                     os._exit(11)
+                elif fate == "eat":
+                    kept = []
+                    while True:
+                        kept.append(b"x" * (16 << 20))
+                        time.sleep(0.01)
         return batch
     return generate_train_batch
 

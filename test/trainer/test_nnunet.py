@@ -180,6 +180,21 @@ def test_a_worker_fails(guard, nnunet, native, fate, cause, confidence):
         assert i["exit"]["code"] == 11
 
 
+def test_a_worker_takes_too_much_memory(guard, nnunet):
+    group = Cgroup("memory")
+    try:
+        group.limit_memory(1536 << 20)
+        r = guard.guarded([PYTHON, os.path.join(HERE, "faulty.py"), *TRAIN],
+                          env=dict(nnunet, FAULTY="eat"), wrap=group.wrap, timeout=BUSY + 120)
+        assert r.rc == 1, str(r)
+        i = incident_of(r, "cgroup_oom", role="worker", signo=signal.SIGKILL, only=False)
+        assert r.report["root"] == r.report["incidents"].index(i), str(r)
+        assert fact(i, "cgroup.limit_bytes") == 1536 << 20, i["evidence"]
+        assert "1.5 GiB" in screen(r), str(r)
+    finally:
+        group.close()
+
+
 def test_preprocessing_without_memory(guard, nnunet, prepared, base):
     """A Pool whose workers are killed as fast as it starts them: once, at once, with a count."""
     need_root()
