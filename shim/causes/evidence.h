@@ -192,7 +192,8 @@ struct nng_evidence {
     uint64_t cpu_time_ns;    /* of the victim, 0 unknown */
     int64_t cpu_limit_s;     /* its hard RLIMIT_CPU as the monitor saw it; 0: none or unknown */
     bool parent_gone;        /* its parent (or the root) died before it */
-    bool handed_blind;       /* it had our handlers, died of a fault signal, and no record exists */
+    bool handed_blind;       /* died of a fault signal, and no record exists although it had our
+                                handlers, or because it ran unguarded */
     struct nng_traceback tb; /* of the victim */
     char tail[NNG_TAIL_SIZE + 1]; /* cleaned: no control characters but \n and \t */
     int n_files;

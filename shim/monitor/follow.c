@@ -225,6 +225,41 @@ static void collect_deaths(int timeout_ms)
     }
 }
 
+/* A child of the run whose environment was emptied runs without us: only a look at /proc shows it. It is
+ * followed where its command line says that it is a worker; its death is then known, if not its fault. */
+static void find_unguarded(void)
+{
+    size_t n = mon.model.n;
+
+    for (size_t i = 0; i < n && n <= 128; i++) {
+        int kids[64];
+        char cmdline[512];
+        if (mon.model.t[i]->dead || !mon.model.t[i]->python)
+            continue;
+        int k = nng_proc_children(mon.model.t[i]->pid, kids, 64);
+        for (int j = 0; j < k; j++) {
+            struct nng_tracked *t = nng_model_find(&mon.model, kids[j]);
+            if ((t && !t->dead) || kids[j] == getpid())
+                continue;
+            nng_proc_cmdline(kids[j], cmdline, sizeof cmdline);
+            if (!strstr(cmdline, "--multiprocessing-fork") && !strstr(cmdline, "popen_loky"))
+                continue;
+            t = nng_model_add(&mon.model, kids[j]);
+            if (!t)
+                return;
+            t->ppid = mon.model.t[i]->pid;
+            t->birth = NNG_B_EXEC;
+            t->birth_ns = nng_mon_now();
+            snprintf(t->cmdline, sizeof t->cmdline, "%s", cmdline);
+            nng_proc_name(t->pid, t->comm, sizeof t->comm);
+            nng_roles_assign(&mon.model, t);
+            nng_model_moment(&mon.model, t->birth_ns, "worker found that runs unguarded: pid %d",
+                             t->pid);
+            attach(t);
+        }
+    }
+}
+
 /* ---- the journal ------------------------------------------------------------------------------ */
 /* Entries are used again: of the dead once they are judged, and of a process that exec'd itself. */
 static void free_entry(struct nng_tracked *t, uint64_t new_generation)
@@ -386,6 +421,17 @@ static void close_words(void)
         nng_speak_closing(&mon);
 }
 
+static void remove_run(void)
+{
+    char path[640];
+
+    if (!mon.run.dir[0])
+        return;
+    snprintf(path, sizeof path, "%s/journal", mon.run.dir);
+    unlink(path);
+    rmdir(mon.run.dir);
+}
+
 static void answer_root(void)
 {
     struct nng_header *h = &mon.view.j->hdr;
@@ -401,6 +447,13 @@ static void answer_root(void)
     nng_judge_root_leaving(&mon);
     mon.run.end_boot_ns = nng_mon_now();
     close_words();
+    if (r && r->left && (h->flags & NNG_HF_PID1)) { /* we end with it */
+        if (mon.run.n_incidents)
+            nng_speak_reports(&mon);
+        else
+            remove_run();
+        atomic_store_explicit(&h->monitor_state, NNG_M_GONE, memory_order_release);
+    }
     atomic_store_explicit(&h->closing, NNG_CL_SPOKEN, memory_order_release);
     syscall(SYS_futex, &h->closing, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
     uint64_t until = nng_mon_now() + LINGER_MS * NNG_MS;
@@ -415,17 +468,6 @@ static void answer_root(void)
         r->signalled = 0;
         atomic_store_explicit(&h->closing, NNG_CL_NONE, memory_order_release);
     }
-}
-
-static void remove_run(void)
-{
-    char path[640];
-
-    if (!mon.run.dir[0])
-        return;
-    snprintf(path, sizeof path, "%s/journal", mon.run.dir);
-    unlink(path);
-    rmdir(mon.run.dir);
 }
 
 static void finish(void)
@@ -488,6 +530,7 @@ static void follow(void)
                 scan_without_pidfd();
             if (mon.kmsg)
                 nng_kmsg_poll(mon.kmsg);
+            find_unguarded();
             nng_watch_sample(&mon);
             mind_standstill(now);
             free_entries_of_dead(now);

@@ -173,7 +173,7 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
                       ~0ULL);
     ev->parent_gone = t->why == NNG_WHY_PARENT_GONE;
     int sig = ev->status.signal;
-    ev->handed_blind = t->python && !ev->has_fault &&
+    ev->handed_blind = (t->python || !t->generation) && !ev->has_fault &&
                        (sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGFPE ||
                         sig == SIGILL || sig == SIGSYS || sig == SIGTRAP);
     ev->machine = m->run.machine;

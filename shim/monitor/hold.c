@@ -130,6 +130,7 @@ static void *hold_thread(void *unused)
         pthread_mutex_lock(&table);
         unsigned n = serve(tidy);
         pthread_mutex_unlock(&table);
+        atomic_store(&h->rescue_deaf, 0); /* only slow to start, or stopped for a while */
         if (tidy)
             tidied = now;
         struct timespec ts = {.tv_sec = n ? 1 : 3600};

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -320,6 +321,16 @@ static struct nng_tracked *on_fail(struct nng_model *m, const struct nng_got *g)
     return t;
 }
 
+/* The kill at the hard CPU limit leaves no record of its own. */
+static void on_limit(struct nng_model *m, const struct nng_got *g)
+{
+    int pid = g->rec.d > 0 ? (int)g->rec.d : (int)g->rec.pid;
+    struct nng_tracked *t = nng_model_find(m, pid);
+
+    if (t && !g->rec.err && g->rec.a == RLIMIT_CPU)
+        t->cpu_limit = g->rec.c > 0 ? g->rec.c : 0;
+}
+
 static struct nng_tracked *on_leave(struct nng_model *m, const struct nng_got *g)
 {
     struct nng_tracked *t = nng_model_find(m, (int)g->rec.pid);
@@ -373,8 +384,10 @@ struct nng_tracked *nng_model_record(struct nng_model *m, const struct nng_view 
     case NNG_R_HELD:
     case NNG_R_REPAIRED:
         return on_signal(m, g);
-    case NNG_R_NONE:
     case NNG_R_LIMIT:
+        on_limit(m, g);
+        return NULL;
+    case NNG_R_NONE:
     case NNG_R_NOTE:
     case NNG_R_SHM_OPEN:
     case NNG_R_SHM_UNLINK:

@@ -66,7 +66,9 @@ static bool step(struct nng_header *h, int64_t left)
     uint32_t seen = atomic_load(&h->suspects_seen);
     if (atomic_load(&h->closing) == NNG_CL_SPOKEN || !nng_leave_monitor_follows(h))
         return true;
-    if (atomic_load(&h->incidents) > 0 || atomic_load(&h->rescue_segments) > 0) {
+    /* PID 1 takes the monitor along: it must have cleaned up, or written its report, before */
+    if (atomic_load(&h->incidents) > 0 || atomic_load(&h->rescue_segments) > 0 ||
+        h->flags & NNG_HF_PID1) {
         ask_for_closing(h);
         wait_word(&h->closing, NNG_CL_ASKED, left);
         return false;
