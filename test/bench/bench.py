@@ -18,6 +18,8 @@ import tempfile
 import threading
 import time
 
+from rescue import rescue
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
@@ -296,7 +298,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build")
     parser.add_argument("--quick", action="store_true", help="fewer turns")
-    parts = (hooks, start, death, hold, monitor, epoch)
+    parts = (hooks, start, death, hold, monitor, rescue, epoch)
     parser.add_argument("--only", choices=[part.__name__ for part in parts], action="append")
     arguments = parser.parse_args()
     bench = Bench(os.path.abspath(arguments.build), arguments.quick)
