@@ -78,9 +78,9 @@ static long open_base(const char *dir, uint64_t shm_dev, bool asked, const char 
 {
     struct stat st;
     const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    long fd = nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0);
+    long fd = nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0), made = -1;
     if (fd == -ENOENT) {
-        long made = make_parents(dir);
+        made = make_parents(dir);
         fd = made && made != -EEXIST ? made : nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0);
     }
     if (fd < 0) {
@@ -101,6 +101,8 @@ static long open_base(const char *dir, uint64_t shm_dev, bool asked, const char 
     else
         return fd;
     nng_sys1(SYS_close, fd);
+    if (!made) /* it was made in vain */
+        nng_sys3(SYS_unlinkat, AT_FDCWD, dir, AT_REMOVEDIR);
     return -1;
 }
 
