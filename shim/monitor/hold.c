@@ -25,8 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SEEN 4096        /* segments counted at a time */
-#define SHARE 50         /* counting takes at most this part of the time */
+#define SEEN 4096 /* segments counted at a time */
+#define SHARE 50  /* counting takes at most this part of the time */
 #define LINGER (2 * NNG_SECOND)
 
 static struct nng_journal *journal;
@@ -321,9 +321,9 @@ static void say_first(struct nng_mon *m)
     nng_text_bytes(size, sizeof size, r->shm_total);
     snprintf(en, sizeof en,
              "/dev/shm is too small (%s): what does not fit goes to ordinary memory "
-             "(NNGUARD_RESCUE)", size);
-    snprintf(zh, sizeof zh, "/dev/shm 太小(%s):放不下的数据改用普通内存 (NNGUARD_RESCUE)",
+             "(NNGUARD_RESCUE)",
              size);
+    snprintf(zh, sizeof zh, "/dev/shm 太小(%s):放不下的数据改用普通内存 (NNGUARD_RESCUE)", size);
     nng_speak_line(m, en, zh);
     nng_model_moment(&m->model, nng_mon_now(), "/dev/shm is too small: rescue begins");
 }
@@ -337,13 +337,13 @@ static void say_refused(struct nng_mon *m)
     nng_text_bytes(room, sizeof room, r->refused_room);
     nng_text_bytes(limit, sizeof limit, r->refused_limit);
     snprintf(en, sizeof en,
-             "rescue refused: %s are needed, only %s of %s of memory can be taken safely", ask, room,
-             limit);
-    snprintf(zh, sizeof zh, "无法改用普通内存:需要 %s,内存共 %s,可安全占用的只有 %s",
-             ask, limit, room);
+             "rescue refused: %s are needed, only %s of %s of memory can be taken safely", ask,
+             room, limit);
+    snprintf(zh, sizeof zh, "无法改用普通内存:需要 %s,内存共 %s,可安全占用的只有 %s", ask, limit,
+             room);
     nng_speak_line(m, en, zh);
-    nng_model_moment(&m->model, nng_mon_now(), "rescue refused: %s needed, %s of %s can be taken", ask,
-                     room, limit);
+    nng_model_moment(&m->model, nng_mon_now(), "rescue refused: %s needed, %s of %s can be taken",
+                     ask, room, limit);
 }
 
 void nng_hold_look(struct nng_mon *m)

@@ -35,6 +35,11 @@ void nng_mon_run_init(struct nng_mon *m)
     r->root = -1;
     nng_machine_read(h->env, used(h->env, sizeof h->env), h->command,
                      used(h->command, sizeof h->command), &r->machine);
+    r->rescued.segments = atomic_load_explicit(&h->rescue_segments, memory_order_relaxed);
+    r->rescued.bytes = atomic_load_explicit(&h->rescue_bytes, memory_order_relaxed);
+    r->rescued.peak = atomic_load_explicit(&h->rescue_peak, memory_order_relaxed);
+    r->rescued.refused = atomic_load_explicit(&h->rescue_refused, memory_order_relaxed);
+    r->rescued.shm_total = r->machine.shm_total;
     m->stall_incident = -1;
     m->run_rss = m->shm_used = -1;
 }

@@ -5,6 +5,7 @@
  */
 #include "rescue.h"
 #include "start.h"
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/futex.h>
@@ -301,12 +302,10 @@ int nng_rescue_memory(int64_t size, int64_t filled, const struct nng_segment *s)
 }
 
 /* ---- replacing a descriptor ----------------------------------------------------------------------- */
-/* Nobody else has this file open. A lease is the one question that the kernel answers; should somebody
- * open the file in this very moment, the signal is one that is ignored by default. */
-static bool is_sole(int fd, const struct stat *st)
+/* Nobody else has opened this file by itself. A lease is the one question that the kernel answers;
+ * should somebody open the file in this very moment, the signal is one that is ignored by default. */
+static bool has_one_opener(int fd)
 {
-    if (!st->st_blocks)
-        return true;
     nng_sys3(SYS_fcntl, fd, F_SETSIG, SIGURG);
     long r = nng_sys3(SYS_fcntl, fd, F_SETLEASE, F_WRLCK);
     if (!r)
@@ -315,30 +314,76 @@ static bool is_sole(int fd, const struct stat *st)
     return !r;
 }
 
-/* Is it mapped in this process? Reads whole lines in pieces; the inode stands behind the device. */
-static bool is_mapped(const struct stat *st)
+static char *proc_path(char *p, char *end, uint32_t pid, const char *what)
 {
-    char want[64], buf[512], *end = want + sizeof want;
-    char *p = nng_fmt_str(want, end, " ");
-    p = nng_fmt_u64(p, end, st->st_ino);
-    nng_fmt_str(p, end, " ");
-    long fd = nng_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0), n;
+    p = nng_fmt_u64(nng_fmt_str(p, end, "/proc/"), end, pid);
+    return nng_fmt_str(p, end, what);
+}
+
+/* Is it mapped in that process? Reads in pieces; the inode stands between blanks. The same number on
+ * another device counts too: a rescue less. */
+static bool is_mapped(uint32_t pid, const struct stat *st)
+{
+    char path[40], want[32], buf[512], *end = want + sizeof want;
+    nng_fmt_str(nng_fmt_u64(nng_fmt_str(want, end, " "), end, st->st_ino), end, " ");
+    proc_path(path, path + sizeof path, pid, "/maps");
+    long fd = nng_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), n;
     size_t keep = 0, len = __builtin_strlen(want);
-    bool found = fd < 0;
-    while (!found && (n = nng_sys3(SYS_read, fd, buf + keep, sizeof buf - 1 - keep)) != 0) {
+    bool found = false;
+    while (fd >= 0 && !found &&
+           (n = nng_sys3(SYS_read, fd, buf + keep, sizeof buf - 1 - keep)) != 0) {
         if (n == -EINTR)
             continue;
         if (n < 0)
             break;
         size_t have = keep + (size_t)n;
         buf[have] = 0;
-        found = __builtin_strstr(buf, want) != NULL; /* another device's inode: a rescue less */
+        found = __builtin_strstr(buf, want) != NULL;
         keep = have < len ? have : len;
         __builtin_memmove(buf, buf + have - keep, keep);
     }
     if (fd >= 0)
         nng_sys1(SYS_close, fd);
     return found;
+}
+
+/* Descriptors of it in that process. */
+static unsigned descriptors(uint32_t pid, const struct stat *st)
+{
+    char buf[768];
+    struct stat other;
+    unsigned found = 0;
+    long n;
+    proc_path(buf, buf + sizeof buf, pid, "/fd");
+    long dir = nng_sys4(SYS_openat, AT_FDCWD, buf, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    while (dir >= 0 && (n = nng_sys3(SYS_getdents64, dir, buf, sizeof buf)) > 0)
+        for (long at = 0; at < n;) {
+            const struct dirent64 *d = (const struct dirent64 *)(buf + at);
+            found += d->d_name[0] != '.' && !nng_sys4(SYS_newfstatat, dir, d->d_name, &other, 0) &&
+                     other.st_ino == st->st_ino && other.st_dev == st->st_dev;
+            at += d->d_reclen;
+        }
+    if (dir >= 0)
+        nng_sys1(SYS_close, dir);
+    return found;
+}
+
+/* A file with content may be replaced only where no other descriptor or mapping of it exists: not by
+ * another open, and not by dup, fork or a message to a process of this run. */
+static bool is_sole(int fd, const struct stat *st)
+{
+    uint32_t self = (uint32_t)nng_sys0(SYS_getpid);
+    if (!st->st_blocks)
+        return true;
+    if (!has_one_opener(fd) || descriptors(self, st) != 1 || is_mapped(self, st))
+        return false;
+    for (unsigned i = 0; i < NNG_PROCS_N; i++) {
+        const struct nng_proc *p = &nng_journal->procs[i];
+        if (atomic_load_explicit(&p->state, memory_order_acquire) == NNG_P_LIVE && p->pid != self &&
+            (descriptors(p->pid, st) || is_mapped(p->pid, st)))
+            return false;
+    }
+    return true;
 }
 
 /* The program may have it open for writing only. */
@@ -463,7 +508,6 @@ bool nng_rescue_allocate(int fd, int64_t end)
     struct stat st;
     int e = errno;
     bool ok = end > 0 && in_devshm(fd, &st) && is_sole(fd, &st) &&
-              !(st.st_blocks && is_mapped(&st)) &&
               rescue(fd, &st, st.st_size > end ? st.st_size : end, end);
     errno = e;
     return ok;
@@ -484,8 +528,7 @@ bool nng_rescue_write(int fd, int64_t off, int64_t more)
     int e = errno;
     int64_t end = -1;
     bool ok = in_devshm(fd, &st) && (end = end_of_write(fd, &st, off, more)) > 0 &&
-              is_sole(fd, &st) && !(st.st_blocks && is_mapped(&st)) &&
-              rescue(fd, &st, st.st_size, end > st.st_size ? end : st.st_size);
+              is_sole(fd, &st) && rescue(fd, &st, st.st_size, end > st.st_size ? end : st.st_size);
     if (ok)
         atomic_fetch_add_explicit(&nng_rescue_written, 1, memory_order_relaxed);
     errno = e;

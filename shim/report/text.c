@@ -250,6 +250,11 @@ static void machine(struct nng_out *o, const struct nng_run *r, enum nng_lang la
         nng_out_line(o, "  /dev/shm     size %s, free %s, held by this run %s",
                      nng_bytes(r->shm.total), nng_bytes(r->shm.free),
                      nng_bytes(r->shm.held_by_run));
+    if (r->rescued.segments) {
+        char line[NNG_LINE_MAX];
+        nng_say_rescued(line, sizeof line, &r->rescued, lang);
+        nng_out_line(o, "  %s", line);
+    }
     for (const char *p = m->env; p < m->env + sizeof m->env - 1 && *p;
          p += strnlen(p, sizeof m->env) + 1)
         nng_out_line(o, "  %s", p);

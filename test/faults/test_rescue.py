@@ -80,6 +80,13 @@ def test_a_file_grows_by_write(guard, mounts):
     same(guard, "written")
 
 
+@pytest.mark.parametrize("how", ["dup", "open", "mmap", "fork", "fork_mmap"])
+def test_a_file_that_others_have_is_left_alone(guard, mounts, how):
+    """A copy would be one that they do not see: it fails as without us, and their content is whole."""
+    r = guard.both(victim("shared_file", how), env=RESCUE, wrap=PLACES["1 MiB"], compare=False)
+    assert r.out == r.bare.out and r.out.startswith("ENOSPC"), f"{r}\n== bare {r.bare}"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_shared_memory_by_name(guard, mounts, method):
     """Attached by name in a worker; made by a worker and attached after its end."""

@@ -170,6 +170,46 @@ def written():
     print("gone", error_of(os.open, path, os.O_RDONLY))
 
 
+def shared_file(how):
+    """Somebody else has it too when it runs out of room: it must not be taken from under them."""
+    path = "/dev/shm/joblib_shared.pkl"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    os.write(fd, pattern(256 << 10))
+    ready, go = os.pipe(), os.pipe()
+    if how == "dup":
+        other = os.dup(fd)
+    elif how == "open":
+        other = os.open(path, os.O_RDONLY)
+    elif how == "mmap":
+        other = mmap.mmap(fd, 256 << 10)
+    child = os.fork() if how in ("fork", "fork_mmap") else None
+    if child == 0:
+        area = mmap.mmap(fd, 256 << 10)
+        if how == "fork_mmap":
+            os.close(fd)
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        print("child still sees", seen(area[:]), flush=True)
+        os._exit(0)
+    if child:
+        os.read(ready[0], 1)
+    try:
+        for turn in range(24):
+            os.write(fd, pattern(256 << 10, turn))
+        print("written")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+    sys.stdout.flush()
+    os.write(go[1], b"x")
+    if child:
+        os.waitpid(child, 0)
+    elif how == "mmap":
+        print("the mapping still shows", seen(other[:]))
+    else:
+        print("the other still shows", seen(os.pread(other, 256 << 10, 0)))
+    os.unlink(path)
+
+
 # ---- multiprocessing -------------------------------------------------------------------------------
 def attach(name, back):
     from multiprocessing import shared_memory
