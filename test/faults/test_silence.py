@@ -140,7 +140,7 @@ print(subprocess.run([sys.executable, "-c", "raise SystemExit(9)"]).returncode)
 print(subprocess.run([sys.executable, "-c", "import os; os.abort()"],
                      stderr=subprocess.DEVNULL).returncode)
 print(os.system("false") >> 8, os.system("exit 7") >> 8)
-print(os.popen("echo hi; exit 3").close())
+p = os.popen("echo hi; exit 3"); p.read(); print(p.close())
 try: subprocess.run(["/nonexistent"])
 except FileNotFoundError: print("not found")
 p = subprocess.Popen(["sleep", "60"]); p.terminate(); print(p.wait())

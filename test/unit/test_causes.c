@@ -150,6 +150,7 @@ static void raises(E *e, const char *line)
     char text[1024];
 
     snprintf(text, sizeof text,
+             "Process ForkProcess-2:\n"
              "Traceback (most recent call last):\n  File \"/home/u/load.py\", line 7, in load\n"
              "    x\n%s\n",
              line);
@@ -917,6 +918,12 @@ static void threads_no_limit_shown(E *e)
     e->pids.nproc_soft = -1;
     e->pids.user_tasks = 50;
 }
+static void exception_of_somebody_else(E *e)
+{
+    leaves(e, 1);
+    says(e, "Traceback (most recent call last):\n  File \"/x/other.py\", line 3, in <module>\n"
+            "    x\nValueError: relayed from a log\n");
+}
 static void threads_openblas(E *e)
 {
     dies_of(e, SIGINT);
@@ -1319,6 +1326,7 @@ static const struct row {
     R(ill, "worker_illegal_instruction", CER),
     R(bus_misaligned, "worker_bus_error", CER),
     R(exception, "worker_exception", CER),
+    R(exception_of_somebody_else, "worker_exception", LIK),
     R(exception_batchgenerators, "worker_exception", CER),
     R(exception_caught_then_status_0, "worker_exception", LIK),
     R(exception_then_much_output, "worker_exception", LIK),
