@@ -42,38 +42,38 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
  * X(NAME, "name", ring, meaning of a, b, c, d and text). `call` says which function was hooked,
  * `err` its errno (0: success). `E`: events ring, `T`: trace ring, `S`: samples ring.
  */
+/* clang-format off */
 #define NNG_RECORD_TYPES(X)                                                                        \
-    X(BIRTH, "birth", E) /* a process joined. a: ppid, b: proc index, c: enum nng_birth,        \
-                              d: start ticks; text: comm */  \
-    X(FORK, "fork", E)   /* parent side. a: child pid, or -1 with err */                           \
-    X(EXEC, "exec", E)   /* about to exec; pid is the caller's (maybe a vfork child); text: path \
-                              d: parent pid */ \
-    X(WAIT, "wait", E)   /* a status was collected. a: pid, b: wait status as waitpid gives it, \
-                              c: 1 if peeked (WNOWAIT) */  \
-    X(LEAVE, "leave", E) /* leaves by exit (call EXIT) or _exit. a: code */                        \
-    X(KILL, "kill", E)   /* sends a signal. a: target as given (pid, -pgid, 0, -1), b: signal,  \
-                              c: pgid where known, d: si_value unused */  \
-    X(SIGNAL, "signal",                                                                            \
-      E)               /* a fatal signal arrived; details in the process entry's `fault`.     \
-                              a: signo, b: si_code, c: si_pid, d: si_addr */    \
-    X(HELD, "held", E) /* default action is next; the process waits for its stack. a: signo */     \
+    X(BIRTH, "birth", E)   /* a process joined. a: ppid, b: proc index, c: enum nng_birth,         \
+                              d: start ticks; text: comm */                                        \
+    X(FORK, "fork", E)     /* parent side. a: child pid, or -1 with err */                         \
+    X(EXEC, "exec", E)     /* about to exec; pid is the caller's (maybe a vfork child); text: path \
+                              d: parent pid */                                                     \
+    X(WAIT, "wait", E)     /* a status was collected. a: pid, b: wait status as waitpid gives it,  \
+                              c: 1 if peeked (WNOWAIT) */                                          \
+    X(LEAVE, "leave", E)   /* leaves by exit (call EXIT) or _exit. a: code */                      \
+    X(KILL, "kill", E)     /* sends a signal. a: target as given (pid, -pgid, 0, -1), b: signal,   \
+                              c: pgid where known, d: si_value unused */                           \
+    X(SIGNAL, "signal", E) /* a fatal signal arrived; details in the process entry's `fault`.      \
+                              a: signo, b: si_code, c: si_pid, d: si_addr */                       \
+    X(HELD, "held", E)     /* default action is next; the process waits for its stack. a: signo */ \
     X(REPAIRED, "repaired", E) /* the program's own handler returned: no incident. a: signo */     \
-    X(FAIL, "fail", E)   /* a call failed with an errno that can be a cause. a: bytes or count  \
-                              asked (-1 unknown), b: free bytes there (-1 unknown), c: total      \
+    X(FAIL, "fail", E)     /* a call failed with an errno that can be a cause. a: bytes or count   \
+                              asked (-1 unknown), b: free bytes there (-1 unknown), c: total       \
                               bytes there, d: how often this (call, errno) failed in this process; \
                               EMFILE: b fds in use, c their limit; EAGAIN: b threads of this       \
-                              process, c RLIMIT_NPROC (-1 none); text: path or name */  \
-    X(LIMIT, "limit", E) /* setrlimit/prlimit. a: resource, b: soft, c: hard, d: target pid */     \
-    X(NOTE, "note", E)   /* of the library itself; text: what. a,b free */                         \
+                              process, c RLIMIT_NPROC (-1 none); text: path or name */             \
+    X(LIMIT, "limit", E)   /* setrlimit/prlimit. a: resource, b: soft, c: hard, d: target pid */   \
+    X(NOTE, "note", E)     /* of the library itself; text: what. a,b free */                       \
     X(SHM_OPEN, "shm_open", T)     /* a: fd, b: oflag; text: name */                               \
     X(SHM_UNLINK, "shm_unlink", T) /* text: name */                                                \
     X(SEM_OPEN, "sem_open", T)     /* text: name */                                                \
-    X(SIZE, "size", T) /* size set by ftruncate/fallocate. a: fd, b: size, c: dev, d: inode */     \
-    X(MAP, "map", T)   /* mmap of shared or file mapping. a: address, b: length, c: fd,       \
-                              d: prot << 32 | flags */    \
-    X(SAMPLE, "sample",                                                                            \
-      S) /* a: cgroup memory usage, b: sum of RSS of the run, c: /dev/shm used, \
+    X(SIZE, "size", T)     /* size set by ftruncate/fallocate. a: fd, b: size, c: dev, d: inode */ \
+    X(MAP, "map", T)       /* mmap of shared or file mapping. a: address, b: length, c: fd,        \
+                              d: prot << 32 | flags */                                             \
+    X(SAMPLE, "sample", S) /* a: cgroup memory usage, b: sum of RSS of the run, c: /dev/shm used,  \
                               d: MemAvailable of the host; text: "pid:rss_kib ..." largest first */
+/* clang-format on */
 
 enum nng_rec_type {
     NNG_R_NONE = 0,
@@ -86,23 +86,19 @@ enum nng_rec_type {
 enum nng_birth { NNG_B_ROOT = 1, NNG_B_EXEC = 2, NNG_B_FORK = 3 };
 
 /* Which function a record came from; the name is what a report shows. */
+/* clang-format off */
 #define NNG_CALLS(X)                                                                               \
-    X(OTHER, "?")                                                                                  \
-    X(FORK, "fork")                                                                                \
-    X(VFORK, "vfork") X(POSIX_SPAWN, "posix_spawn") X(EXEC, "exec") X(WAITPID, "waitpid")          \
-        X(WAITID, "waitid") X(WAIT4, "wait4") X(EXIT, "exit") X(_EXIT, "_exit") X(KILL, "kill")    \
-            X(TGKILL, "tgkill") X(KILLPG, "killpg") X(PIDFD_SEND, "pidfd_send_signal")             \
-                X(RAISE, "raise") X(ABORT, "abort") X(SHM_OPEN, "shm_open")                        \
-                    X(SHM_UNLINK, "shm_unlink") X(SEM_OPEN, "sem_open") X(FTRUNCATE, "ftruncate")  \
-                        X(POSIX_FALLOCATE, "posix_fallocate") X(FALLOCATE, "fallocate")            \
-                            X(MMAP, "mmap") X(MREMAP, "mremap") X(OPEN, "open") X(FOPEN, "fopen")  \
-                                X(WRITE, "write") X(READ, "read") X(SOCKET, "socket")              \
-                                    X(PIPE, "pipe") X(DUP, "dup") X(FSYNC, "fsync")                \
-                                        X(MEMFD, "memfd_create")                                   \
-                                            X(PTHREAD_CREATE, "pthread_create")                    \
-                                                X(SETRLIMIT, "setrlimit") X(RECVMSG, "recvmsg")    \
-                                                    X(MKDIR, "mkdir") X(EPOLL, "epoll_create")     \
-                                                        X(ACCEPT, "accept")
+    X(OTHER, "?") X(FORK, "fork") X(VFORK, "vfork") X(POSIX_SPAWN, "posix_spawn") X(EXEC, "exec")  \
+    X(WAITPID, "waitpid") X(WAITID, "waitid") X(WAIT4, "wait4") X(EXIT, "exit") X(_EXIT, "_exit")  \
+    X(KILL, "kill") X(TGKILL, "tgkill") X(KILLPG, "killpg") X(PIDFD_SEND, "pidfd_send_signal")     \
+    X(RAISE, "raise") X(ABORT, "abort") X(SHM_OPEN, "shm_open") X(SHM_UNLINK, "shm_unlink")        \
+    X(SEM_OPEN, "sem_open") X(FTRUNCATE, "ftruncate") X(POSIX_FALLOCATE, "posix_fallocate")        \
+    X(FALLOCATE, "fallocate") X(MMAP, "mmap") X(MREMAP, "mremap") X(OPEN, "open")                  \
+    X(FOPEN, "fopen") X(WRITE, "write") X(READ, "read") X(SOCKET, "socket") X(PIPE, "pipe")        \
+    X(DUP, "dup") X(FSYNC, "fsync") X(MEMFD, "memfd_create") X(PTHREAD_CREATE, "pthread_create")   \
+    X(SETRLIMIT, "setrlimit") X(RECVMSG, "recvmsg") X(MKDIR, "mkdir") X(EPOLL, "epoll_create")     \
+    X(ACCEPT, "accept")
+/* clang-format on */
 
 enum nng_call {
 #define X(n, s) NNG_C_##n,
