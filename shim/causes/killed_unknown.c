@@ -51,8 +51,9 @@ static void say_left_over(struct nng_verdict *v, const struct nng_evidence *ev, 
         nng_v_doubt(v, "left over: a person, the scheduler, or the program itself",
                     "可能是:某个人、调度器,或程序自身");
     else if (host)
-        nng_v_doubt(v, "left over: a person, the scheduler, or a watchdog such as earlyoom",
-                    "可能是:某个人、调度器,或 earlyoom 之类的看守程序");
+        nng_v_doubt(v, "left over: a person, the scheduler, a program that this run started, or a watchdog "
+                    "such as earlyoom",
+                    "可能是:某个人、调度器、本次训练启动的程序,或 earlyoom 之类的看守程序");
     else if (own)
         nng_v_doubt(v,
                     "left over: a person, the scheduler, or an out-of-memory kill by the host that "
@@ -66,7 +67,7 @@ static void say_left_over(struct nng_verdict *v, const struct nng_evidence *ev, 
             "可能是:某个人、调度器,或因内存不足被杀:这里读不到相应的计数");
 }
 
-static void advise(struct nng_verdict *v, const struct nng_evidence *ev)
+static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int signo)
 {
     const char *job = strstr(ev->machine.place_detail, "job ");
     struct nng_fix *f;
@@ -83,6 +84,12 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev)
         nng_fix_command(f, "kubectl describe pod %s",
                         nng_ev_env(ev, "HOSTNAME") ? nng_ev_env(ev, "HOSTNAME") : "…");
     }
+    if (signo != SIGKILL) { /* no out-of-memory killer sends that */
+        if (v->n_fix == 0)
+            nng_v_fix(v, false, "look for what sends %s to it: a script, a scheduler, a service",
+                      "查找是什么向它发送 %s:脚本、调度器或某个服务", nng_signal_name(signo));
+        return;
+    }
     f = ev->machine.place == NNG_PL_HOST ? nng_v_fix(v, false, "the kernel's log", "查看内核日志")
                                          : nng_v_fix(v, false, "on the host", "在宿主机上执行");
     nng_fix_command(f, "sudo dmesg -T | grep -i 'killed process'");
@@ -94,7 +101,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
 
     if (!sendable(signo))
         return NNG_NO;
-    nng_v_why(v, "killed (%s) by something outside this run", "被本次训练之外的某个对象杀死(%s)",
+    nng_v_why(v, "killed (%s), not by a Python process of this run", "被杀死(%s),不是本次训练的 Python 进程所为",
               nng_signal_name(signo));
     if (signo == SIGKILL)
         nng_v_short(v, "a process was killed (%s), by whom or what is not known",
@@ -103,7 +110,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     say_left_over(v, ev, signo);
     nng_v_signal_facts(v, ev);
     nng_v_memory_facts(v, ev);
-    advise(v, ev);
+    advise(v, ev, signo);
     return NNG_UNKNOWN;
 }
 

@@ -707,6 +707,36 @@ static int chain_root(const struct nng_run *r)
     return best;
 }
 
+/* The trainer went on after the last death and then failed by an error of its own, whose words do not
+ * speak of workers: that death was handled, and is not what the run failed of. */
+static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
+{
+    static const char *const of_workers[] = {"worker", "Worker", "process", "Process", "alive",
+                                             "died",   "dead",   "killed",  "timed out", "exit code",
+                                             "exitcode", "terminated"};
+    struct nng_traceback tb = {0};
+    uint64_t last = 0;
+
+    if (!root || !root->left || root->left_code == 0 || root->judge_at)
+        return false;
+    for (int k = 0; k < m->run.n_incidents; k++) {
+        const struct nng_incident *i = &m->run.incident[k];
+        uint64_t at = i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
+        if (i->ev.kind == NNG_K_STALL || i->ev.who.pid == root->pid)
+            return false;
+        if (at > last)
+            last = at;
+    }
+    if (root->left_ns < last + 3 * NNG_SECOND / 2 || !entry_says(m, root, &tb) || !tb.last)
+        return false;
+    if (is_aftermath(&tb) || !strcmp(tb.type, "TimeoutError") || !strcmp(tb.type, "Empty"))
+        return false;
+    for (size_t i = 0; i < sizeof of_workers / sizeof of_workers[0]; i++)
+        if (strstr(tb.message, of_workers[i]))
+            return false;
+    return true;
+}
+
 void nng_judge_conclude(struct nng_mon *m)
 {
     struct nng_run *r = &m->run;
@@ -714,7 +744,7 @@ void nng_judge_conclude(struct nng_mon *m)
 
     if (root && root->status.known)
         r->exit = root->status;
-    r->root = chain_root(r);
+    r->root = failed_by_itself(m, root) ? -1 : chain_root(r);
     for (int k = 0; k < r->n_incidents; k++)
         r->incident[k].n_consequences = 0;
     for (size_t i = 0; i < m->model.n; i++) {
