@@ -261,6 +261,15 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
     return newest;
 }
 
+bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f, int64_t free_now)
+{
+    if (nng_ev_says(ev, "No space left on device") || nng_ev_says(ev, "Disk quota exceeded"))
+        return true;
+    if (ev->time_ns > f->time_ns + NNG_SEC)
+        return false;
+    return free_now < 0 || free_now < 4096 || (f->asked > 0 && free_now < f->asked);
+}
+
 bool nng_ev_consequence(const struct nng_evidence *ev)
 {
     static const char *const generic[] = {"background workers are no longer alive",

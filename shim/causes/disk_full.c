@@ -94,7 +94,7 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     if (nng_ev_left(ev) && ev->tb.present && speaks_of_it(ev)) {
         conf = sure ? NNG_CERTAIN : NNG_LIKELY;
     } else if (nng_ev_left(ev) && ev->status.known && ev->status.code && !ev->tb.present) {
-        conf = NNG_LIKELY;
+        conf = nng_ev_silent_exit(ev, f, -1) ? NNG_LIKELY : NNG_POSSIBLE;
     } else if (nng_ev_signal(ev) == SIGABRT && nng_ev_says(ev, "No space left on device")) {
         conf = NNG_LIKELY;
     } else {

@@ -283,7 +283,7 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
             conf = NNG_LIKELY;
     } else if (nng_ev_left(ev) && ev->status.known && ev->status.code && !ev->tb.present) {
         f = nng_ev_blamed(ev, ENOSPC, 1, &sure);
-        conf = NNG_LIKELY;
+        conf = f && nng_ev_silent_exit(ev, f, ev->shm.free) ? NNG_LIKELY : NNG_POSSIBLE;
     } else {
         return NNG_NO;
     }
