@@ -7,13 +7,11 @@ folders, processes) it removes again, also when the test fails. A missing right 
 says what is missing.
 """
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -35,7 +33,7 @@ PREFIX = "nnguard: "
 BLOCK_MAX = 4096
 
 
-# ---- one run of a command --------------------------------------------------------------------------
+# ---- one run of a command ------------------------------------------------------------------------
 class Result:
     """What a command did, seen from outside: status as subprocess gives it, text, reports."""
 
@@ -224,7 +222,7 @@ def leftovers(directory):
     return found
 
 
-# ---- wrappers: where a command runs ----------------------------------------------------------------
+# ---- wrappers: where a command runs --------------------------------------------------------------
 def in_shm(size, cmd):
     """A private /dev/shm of that size (as mount's size=) for cmd; the pid stays cmd's own."""
     return ["unshare", "-m", "sh", "-c",
@@ -309,7 +307,7 @@ class Guard:
                     os.kill(pid, signal.SIGKILL)
 
 
-# ---- what must hold of every report ---------------------------------------------------------------
+# ---- what must hold of every report --------------------------------------------------------------
 _SCHEMA = {}
 
 
@@ -457,7 +455,7 @@ def screen(result):
     return "\n".join(result.lines)
 
 
-# ---- fixtures --------------------------------------------------------------------------------------
+# ---- fixtures ------------------------------------------------------------------------------------
 @pytest.fixture(scope="session", autouse=True)
 def _built():
     for path in (LIB, BIN):
@@ -729,7 +727,7 @@ def loop(base):
         fs.close()
 
 
-# ---- second kernels and containers -----------------------------------------------------------------
+# ---- second kernels and containers ---------------------------------------------------------------
 def boot_uml(base, script, mem="512M", timeout=60):
     """Boot user-mode Linux on this machine's own files (read-only) with `script` as its init; what the
     script prints comes back. Its /tmp and /dev/shm are the guest's own; it runs as the guest's root."""
@@ -839,7 +837,7 @@ def runc(base):
     box.close()
 
 
-# ---- Pythons ---------------------------------------------------------------------------------------
+# ---- Pythons -------------------------------------------------------------------------------------
 def torch_python(which):
     """Paths of the Pythons with an old (SIGBUS) and a new (ENOSPC) torch, or a skip."""
     if which == "old":

@@ -128,7 +128,7 @@ def test_io_error_under_a_mapping(guard, loop):
         subprocess.run(["losetup", "-d", node], stderr=subprocess.DEVNULL)
 
 
-# ---- look-alikes -----------------------------------------------------------------------------------
+# ---- look-alikes ---------------------------------------------------------------------------------
 def test_handled_enospc_is_no_incident(guard, loop):
     fs = loop("ext4", 24 << 20)
     r = guard.both(victim("--ignore", "handled_write", os.path.join(fs.mount_point, "x")))

@@ -147,7 +147,7 @@ def test_consequences_are_listed(guard, pids):
     assert all(c["signal"] == TERM for c in i["consequences"])
 
 
-# ---- the trainer -----------------------------------------------------------------------------------
+# ---- the trainer ---------------------------------------------------------------------------------
 def test_the_trainer_is_killed(guard, pids):
     """Nothing inside it can tell; the words come at once, since there is no later."""
     def during(process, result):
@@ -245,7 +245,7 @@ def test_the_monitor_alone_is_killed(guard, pids):
     assert shown.rc == 0 and "SIGKILL" in shown.out, str(shown)
 
 
-# ---- endings that a person or the program wanted ---------------------------------------------------
+# ---- endings that a person or the program wanted -------------------------------------------------
 def test_ctrl_c_to_the_group(guard):
     def during(process, result):
         assert wait_until(lambda: "READY" in result.peek_out(), 20)

@@ -10,7 +10,7 @@ import pytest
 from conftest import (as_nobody, assert_silent, incident_of, screen, victim, with_limits, SYSTEM_PYTHON)
 
 
-# ---- descriptors -----------------------------------------------------------------------------------
+# ---- descriptors ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_fd_limit_in_a_worker(guard, method):
     r = guard.both(victim("--method", method, "limit", "NOFILE", 64, 64, "many_files"))
@@ -44,7 +44,7 @@ def test_handled_emfile_then_a_segfault(guard):
     incident_of(r, "worker_segfault", signo=signal.SIGSEGV)
 
 
-# ---- threads and processes -------------------------------------------------------------------------
+# ---- threads and processes -----------------------------------------------------------------------
 def test_threads_by_rlimit_nproc(guard, public):
     """RLIMIT_NPROC binds ordinary users only."""
     r = guard.both(victim("--workers", 1, "many_threads", python=SYSTEM_PYTHON, script=public.victim),
@@ -80,7 +80,7 @@ def test_the_trainer_cannot_start_workers(guard, pids_cgroup):
     incident_of(r, "threads_limit", kind="failure", role="trainer")
 
 
-# ---- address space ---------------------------------------------------------------------------------
+# ---- address space -------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["AS", "DATA"])
 def test_address_space_of_a_worker(guard, name):
     r = guard.both(victim("limit", name, 2 << 30, 2 << 30, "big_array", 4096))
@@ -95,7 +95,7 @@ def test_address_space_of_the_trainer(guard):
     incident_of(r, "address_space_limit", ("certain", "likely"), kind="failure", role="trainer")
 
 
-# ---- processor time --------------------------------------------------------------------------------
+# ---- processor time ------------------------------------------------------------------------------
 def test_cpu_soft_limit(guard):
     r = guard.both(victim("limit", "CPU", 1, 20, "spin", 20))
     i = incident_of(r, "cpu_limit", signo=signal.SIGXCPU, role="worker")
@@ -109,7 +109,7 @@ def test_cpu_hard_limit(guard):
     incident_of(r, "cpu_limit", ("certain", "likely"), signo=signal.SIGKILL, role="worker")
 
 
-# ---- file size -------------------------------------------------------------------------------------
+# ---- file size -----------------------------------------------------------------------------------
 def test_file_size_limit(guard, base):
     """CPython ignores SIGXFSZ, so it is an OSError (EFBIG)."""
     r = guard.both(victim("limit", "FSIZE", 65536, 65536, "big_file", os.path.join(base, "ckpt")))

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from conftest import (check_report, execute, fact, incident_of, need_tool, screen, victim, BIN, LIB,
-                      ROOT, SYSTEM_PYTHON, VICTIM)
+from conftest import (check_report, fact, incident_of, need_tool, screen, victim, BIN, LIB,
+                      SYSTEM_PYTHON, VICTIM)
 
 KILL = signal.SIGKILL
 
@@ -98,7 +98,7 @@ def test_memory_error_of_a_handled_request_is_silent(guard):
     assert_silent(r)
 
 
-# ---- second kernel ---------------------------------------------------------------------------------
+# ---- second kernel -------------------------------------------------------------------------------
 def guest(env, wrap, cmd):
     """A line of shell that runs cmd guarded in the guest; its report is printed between marks."""
     words = " ".join(f"'{part}'" for part in cmd)

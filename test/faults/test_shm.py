@@ -102,7 +102,7 @@ def test_semaphores_of_a_worker_on_a_full_shm(guard, mounts, method):
     incident_of(r, "shm_exhausted", kind=r.incidents[0]["kind"] if r.incidents else "death")
 
 
-# ---- look-alikes -----------------------------------------------------------------------------------
+# ---- look-alikes ---------------------------------------------------------------------------------
 def test_sent_sigbus_on_a_full_shm(guard, mounts):
     """kill -BUS while /dev/shm is full: sent, not shared memory."""
     def full(cmd):
@@ -140,7 +140,7 @@ def test_rawarray_falls_back_and_survives(guard, mounts):
     assert_silent(r)
 
 
-# ---- what the user gets ----------------------------------------------------------------------------
+# ---- what the user gets --------------------------------------------------------------------------
 def test_the_block_comes_at_once(guard, mounts):
     """The trainer lives on for three seconds after the death: the words do not wait for it."""
     r = guard.guarded(victim("--linger", 3, "shared_memory"), wrap=small)

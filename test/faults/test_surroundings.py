@@ -13,14 +13,13 @@ import threading
 
 import pytest
 
-from conftest import (as_nobody, assert_silent, check_report, clean_env, execute, in_shm, incident_of,
-                      need_root, need_tool, program, screen, victim, with_limits, BIN, LIB, PREFIX,
-                      ROOT, SYSTEM_PYTHON, VICTIM)
+from conftest import (as_nobody, assert_silent, check_report, clean_env, execute, incident_of,
+                      need_root, program, screen, victim, with_limits, LIB, PREFIX, SYSTEM_PYTHON)
 
 SEGV = signal.SIGSEGV
 
 
-# ---- the program nnguard -----------------------------------------------------------------------------
+# ---- the program nnguard -------------------------------------------------------------------------
 def test_no_monitor_beside_the_library(guard, base):
     """One line at a death, and `report` later."""
     place = os.path.join(base, "alone")
@@ -65,7 +64,7 @@ def test_a_monitor_that_is_no_program(guard, base):
     assert r.seconds < r.bare.seconds + 3, str(r)
 
 
-# ---- NNGUARD_DIR ---------------------------------------------------------------------------------------
+# ---- NNGUARD_DIR ---------------------------------------------------------------------------------
 def elsewhere(guard, r):
     """Where the report of r went: any path named on the screen."""
     for line in r.lines:
@@ -123,21 +122,23 @@ def test_bad_directory(guard, base, kind):
             assert not os.path.exists(bad)
     finally:
         clean_elsewhere(path)
+        if kind == "devshm":
+            shutil.rmtree(bad, ignore_errors=True)
 
 
 def test_no_directory_at_all(guard, public):
-    """Nothing can be written anywhere: a memfd, and the words still come."""
-    need_root()
-    r = guard.both(victim("segv_null", python=SYSTEM_PYTHON, script=public.victim),
-                   env={"NNGUARD_DIR": "/proc/no", "HOME": "/proc", "TMPDIR": "/proc"}, cwd="/",
-                   wrap=lambda cmd: ["unshare", "-m", "sh", "-c",
-                                     "mount -t tmpfs -o mode=755 tmpfs /var/tmp; for d in /tmp; do "
-                                     "mount --bind /var/tmp $d; done; mkdir -p " + public.home.rsplit("/", 1)[0] +
-                                     '; exec "$@"', "sh", *as_nobody(cmd)]
-                   if not public.home.startswith(("/tmp", "/var/tmp")) else
-                   as_nobody(cmd))
+    """An ordinary user who may write nowhere: a memfd, one line that says so, and the words."""
+    place = os.path.dirname(public.victim)
+    shut = ('mount --bind "$0" /mnt && mount -t tmpfs -o mode=755 tmpfs /tmp && '
+            'mount -t tmpfs -o mode=755 tmpfs /var/tmp && cd / && exec "$@"')
+    guard.lib = "/mnt/libnnguard.so"
+    r = guard.both(victim("segv_null", python=SYSTEM_PYTHON, script="/mnt/fault_victim.py"), cwd="/",
+                   env={"NNGUARD_DIR": "/proc/no", "HOME": "/proc", "TMPDIR": None,
+                        "XDG_STATE_HOME": None},
+                   wrap=lambda cmd: ["unshare", "-m", "sh", "-c", shut, place, *as_nobody(cmd)])
     assert "SIGSEGV" in screen(r), str(r)
-    clean_elsewhere(elsewhere(guard, r))
+    assert "details:" not in screen(r), f"a log where none can be\n{r}"
+    assert "no folder" in screen(r), str(r)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
@@ -214,7 +215,7 @@ print("STATUS", p.exitcode)
     assert os.path.getsize(os.path.join(r.runs[0], "journal")) <= 64 << 20
 
 
-# ---- what is missing around us --------------------------------------------------------------------------
+# ---- what is missing around us -------------------------------------------------------------------
 def test_without_proc(guard, base):
     """A chroot-like place with no /proc: the library and the monitor must do without."""
     need_root()
@@ -277,7 +278,7 @@ def test_small_address_space(guard):
     assert r.rc == 0, str(r)
 
 
-# ---- odd children ----------------------------------------------------------------------------------------
+# ---- odd children --------------------------------------------------------------------------------
 def test_exec_of_32_bit_and_static_programs(guard):
     static = program("hello.c", "-static", target="hello-static")
     code = f"import subprocess; print(subprocess.run([{static!r}]).returncode)"
@@ -318,7 +319,7 @@ def test_a_worker_whose_environment_was_emptied(guard):
     assert i["exit"]["signal"] == SEGV and i["confidence"] != "certain", str(r)
 
 
-# ---- two runs, descriptors, pipes ------------------------------------------------------------------------
+# ---- two runs, descriptors, pipes ----------------------------------------------------------------
 def test_two_runs_at_once(guard):
     directory = guard.new_dir()
     results = []
@@ -454,7 +455,7 @@ def test_stderr_is_a_terminal(guard):
     assert "\x1b[" in text, "no colour on a terminal"
 
 
-# ---- PID 1 -----------------------------------------------------------------------------------------------
+# ---- PID 1 ---------------------------------------------------------------------------------------
 def container(guard, runc, cmd, timeout=60, bare=False):
     directory = guard.new_dir()
     os.mkdir(directory, 0o700)

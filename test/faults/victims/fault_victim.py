@@ -21,7 +21,7 @@ import threading
 import time
 
 
-# ---- fates: each is what happens to the process that calls it ---------------------------------------
+# ---- fates: each is what happens to the process that calls it ------------------------------------
 def idle(seconds="3600"):
     time.sleep(float(seconds))
 
@@ -367,7 +367,7 @@ def meet(words):
     return globals()[words[0]](*words[1:])
 
 
-# ---- trainers ---------------------------------------------------------------------------------------
+# ---- trainers ------------------------------------------------------------------------------------
 def worker_main(index, bad, words, ready, rest):
     if ready is not None:
         ready.release()
