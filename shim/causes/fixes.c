@@ -151,6 +151,30 @@ static bool contains(const struct nng_evidence *ev, const char *word)
     return strstr(ev->machine.trainer, word) != NULL;
 }
 
+/* What the user typed without these options and their values: the advice gives them anew. */
+static const char *trainer_without(const struct nng_evidence *ev, const char *a, const char *b)
+{
+    static _Thread_local char out[sizeof ev->machine.trainer];
+    size_t len = 0;
+    bool skip = false;
+
+    for (const char *p = nng_fix_trainer(ev); *p;) {
+        size_t n = strcspn(p, " ");
+        bool option = (n == strlen(a) && !strncmp(p, a, n)) || (n == strlen(b) && !strncmp(p, b, n));
+        if (!skip && !option && len + n + 2 < sizeof out) {
+            if (len)
+                out[len++] = ' ';
+            memcpy(out + len, p, n);
+            len += n;
+        }
+        skip = option;
+        p += n;
+        p += strspn(p, " ");
+    }
+    out[len] = '\0';
+    return out;
+}
+
 void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev, int workers)
 {
     struct nng_fix *f;
@@ -164,10 +188,11 @@ void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev,
     nng_fix_cost(f, "slower epochs: a way round, not a cure", "每个 epoch 更慢:只是绕开,并未根治");
     if (contains(ev, "nnUNetv2_plan_and_preprocess") || contains(ev, "nnUNetv2_preprocess") ||
         contains(ev, "nnUNetv2_extract_fingerprint")) {
-        nng_fix_command(f, "%s -np %d", nng_fix_trainer(ev), workers);
+        nng_fix_command(f, "%s -np %d", trainer_without(ev, "-np", "--num_processes"), workers);
         nng_fix_cost(f, "preprocessing takes longer", "预处理更慢");
     } else if (contains(ev, "nnUNetv2_predict")) {
-        nng_fix_command(f, "%s -npp %d -nps %d", nng_fix_trainer(ev), workers, workers);
+        nng_fix_command(f, "%s -npp %d -nps %d", trainer_without(ev, "-npp", "-nps"), workers,
+                        workers);
         nng_fix_cost(f, "prediction takes longer", "预测更慢");
     } else if (ev->machine.nnunet) {
         nng_fix_command(f, "nnUNet_n_proc_DA=%d %s", workers, nng_fix_trainer(ev));

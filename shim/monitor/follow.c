@@ -611,6 +611,7 @@ int nng_monitor_main(int argc, char **argv)
     settings();
     nng_mon_run_init(&mon);
     nng_model_init(&mon.model, mon.run.root_pid);
+    mon.model.live = true;
     nng_cursor_init(&mon.events, &mon.view, NNG_RING_EVENTS);
     struct nng_tracked *root = nng_model_add(&mon.model, mon.run.root_pid);
     if (!root)

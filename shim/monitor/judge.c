@@ -122,6 +122,14 @@ static bool postpone(struct nng_tracked *t, uint64_t after)
 }
 
 /* ---- by whose will? --------------------------------------------------------------------------- */
+/* By its own record where it left one: the monitor may have been told late. */
+static uint64_t died_at(const struct nng_tracked *t)
+{
+    if (t->held && t->signalled_ns && t->signalled_ns < t->death_ns)
+        return t->signalled_ns;
+    return t->left && t->left_ns < t->death_ns ? t->left_ns : t->death_ns;
+}
+
 static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sender)
 {
     int sig = t->status.signal;
@@ -130,7 +138,8 @@ static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sende
         const struct nng_killrec *k = &t->kills[i];
         bool fits = sig ? k->signal == sig
                         : (k->signal == SIGTERM || k->signal == SIGINT || k->signal == SIGKILL);
-        if (k->by_parent && fits) {
+        /* An executor's teardown signals every worker, also the one that is dead by itself already. */
+        if (k->by_parent && fits && k->time_ns <= died_at(t)) {
             *sender = k->sender;
             return true;
         }
@@ -141,14 +150,6 @@ static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sende
         return true;
     }
     return false;
-}
-
-/* By its own record where it left one: the monitor may have been told late. */
-static uint64_t died_at(const struct nng_tracked *t)
-{
-    if (t->held && t->signalled_ns && t->signalled_ns < t->death_ns)
-        return t->signalled_ns;
-    return t->left && t->left_ns < t->death_ns ? t->left_ns : t->death_ns;
 }
 
 static bool polite(int sig)

@@ -78,6 +78,7 @@ struct nng_model {
     size_t n, cap;
     struct nng_tracked *root;
     int root_pid;
+    bool live; /* /proc may be asked whether a process still lives */
     int workers_seen, workers_at_once;
     int64_t biggest_ask; /* largest request for shared memory that was seen; -1 */
     struct nng_moment moment[NNG_TIMELINE]; /* ring */

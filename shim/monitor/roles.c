@@ -48,6 +48,20 @@ static void by_command(struct nng_tracked *t, const struct nng_tracked *parent)
         t->role = NNG_ROLE_WORKER;
 }
 
+/* A Pool replaces a killed worker before the monitor has been told of the death: both would count. */
+static int really_alive(const struct nng_model *m)
+{
+    int n = 0;
+
+    for (size_t i = 0; i < m->n; i++) {
+        struct nng_pstat st;
+        const struct nng_tracked *t = m->t[i];
+        n += t->role == NNG_ROLE_WORKER && !t->dead && !nng_proc_stat(t->pid, &st) &&
+             st.state != 'Z';
+    }
+    return n;
+}
+
 static bool started_before(const struct nng_tracked *a, const struct nng_tracked *b)
 {
     if (a->start_ticks && b->start_ticks && a->start_ticks != b->start_ticks)
@@ -99,10 +113,14 @@ static void number(struct nng_model *m, struct nng_tracked *t, struct nng_tracke
     }
     t->ordinal = want;
     in_order(m, t);
+    if (parent && alive > parent->peak && m->live)
+        alive = alive - (nng_model_alive_workers(m) - really_alive(m));
     if (parent && alive > parent->peak)
         parent->peak = alive;
     m->workers_seen++;
     int all = nng_model_alive_workers(m);
+    if (all > m->workers_at_once && m->live)
+        all = really_alive(m);
     if (all > m->workers_at_once)
         m->workers_at_once = all;
 }

@@ -300,6 +300,20 @@ bool nng_signals_dump_blocks(int fd)
     return nng_sys5(SYS_ppoll, &p, 1, &zero, 0, 0) == 0;
 }
 
+/* After the frames CPython names every extension module, longer than the tail: the frames would be
+ * pushed out of it. On stderr it stays. */
+static bool modules;
+
+bool nng_signals_dump_is_long(const void *bytes, size_t n)
+{
+    static const char mark[] = "\nExtension modules: ";
+    if (cur.phase != FAULTHANDLER)
+        return false;
+    if (n >= sizeof mark - 1 && !__builtin_memcmp(bytes, mark, sizeof mark - 1))
+        modules = true;
+    return modules;
+}
+
 /* Python frames, printed by CPython itself. A reader of stderr that does not read must not stop a
  * death that would have gone through without us: see the write hook. */
 static void run_faulthandler(int sig)
@@ -308,6 +322,7 @@ static void run_faulthandler(int sig)
     if (!fn)
         return;
     cur.phase = FAULTHANDLER;
+    modules = false;
     fn(sig);
     cur.phase = OURS;
 }

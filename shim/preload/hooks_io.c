@@ -38,7 +38,8 @@ static bool again(int fd, int64_t off, int64_t size)
 HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
 {
     if (nng_signals_dump_blocks(fd)) {
-        nng_tail_put(buf, size);
+        if (!nng_signals_dump_is_long(buf, size))
+            nng_tail_put(buf, size);
         return (ssize_t)size;
     }
     if (too_big(fd, -1, (int64_t)size))
@@ -51,7 +52,7 @@ HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
         n = nng_ret(nng_sys3(SYS_write, fd, buf, size));
     if (n < 0)
         return write_failed(fd, (int64_t)size);
-    if ((unsigned)fd - 1u <= 1u)
+    if ((unsigned)fd - 1u <= 1u && !nng_signals_dump_is_long(buf, (size_t)n))
         nng_tail_put(buf, (size_t)n);
     return n;
 }

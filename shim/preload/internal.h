@@ -143,5 +143,7 @@ bool nng_signals_offer_faulthandler(void);
 /* [as-safe] The write hook asks: would this write, part of the dump that we had faulthandler make in a
  * dying process, wait for a reader? Then it goes into the tail only. Costs a thread-local look. */
 bool nng_signals_dump_blocks(int fd);
+/* [as-safe] ... and is it the long list behind the frames, for which the tail has no room? */
+bool nng_signals_dump_is_long(const void *bytes, size_t n);
 
 #endif
