@@ -31,6 +31,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (code == 0)
         nng_v_why(v, "it left with exit code 0, as if its work were done",
                   "以退出码 0 退出,好像工作已完成");
+    else if (code == 1)
+        nng_v_why(v, "it left with exit code 1, and printed no traceback to its stdout or stderr",
+                  "以退出码 1 退出,其 stdout 和 stderr 上没有回溯信息");
     else
         nng_v_why(v, "it left by itself with exit code %d, without an error message of Python",
                   "自行以退出码 %d 退出,没有 Python 错误信息", code);
@@ -49,6 +52,12 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (code == 0 && strncmp(ev->status.source, "/proc/", 6) == 0) {
         nng_v_doubt(v, "its status was read from /proc, where 0 may also mean that it is hidden",
                     "其状态读自 /proc,那里的 0 也可能表示不允许读取");
+        return NNG_LIKELY;
+    }
+    /* Every uncaught exception ends with 1, too; its traceback goes where sys.stderr points. */
+    if (code == 1) {
+        nng_v_doubt(v, "an exception whose traceback went elsewhere (a log file) ends the same way",
+                    "若异常的回溯信息写到了别处(如日志文件),结束方式相同");
         return NNG_LIKELY;
     }
     return NNG_CERTAIN;

@@ -50,13 +50,17 @@ static int merge(struct nng_mon *m)
         struct nng_incident *i = &m->run.incident[k];
         if (!same_thing(i))
             continue;
+        uint64_t first = i->ev.time_ns, last = i->last_time_ns > first ? i->last_time_ns : first;
         i->count++;
-        if (scratch.time_ns > i->last_time_ns)
-            i->last_time_ns = scratch.time_ns;
-        if (scratch_verdict.confidence > i->verdict.confidence) {
+        /* the first by its own time stands for all, unless less is known of it */
+        if (scratch_verdict.confidence > i->verdict.confidence ||
+            (scratch.time_ns < first && scratch_verdict.confidence == i->verdict.confidence)) {
             i->ev = scratch;
             i->verdict = scratch_verdict;
         }
+        i->last_time_ns = scratch.time_ns > last ? scratch.time_ns : last;
+        if (i->ev.time_ns > first && scratch.time_ns > first)
+            i->ev.time_ns = first;
         return k;
     }
     return -1;
