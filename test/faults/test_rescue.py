@@ -114,18 +114,26 @@ def test_training_is_bit_identical(guard, mounts, strategy):
     same(guard, "train", strategy, "fork", 1, 2, python=torch_python("old"), timeout=120)
 
 
-def test_in_a_container_with_dockers_default(guard, mounts, runc):
-    """64 MiB, the trainer is PID 1."""
-    python = torch_python("new")
-    cmd = victim("train", "file_descriptor", "fork", 1, 3, 6, python=python)
+def in_container(guard, runc, cmd, shm):
     bare = guard.bare(cmd, wrap=lambda c: in_shm("1g", c), timeout=90)
     directory = guard.new_dir()
     env = {**clean_env(RESCUE), "LD_PRELOAD": guard.lib, "NNGUARD_DIR": directory, "HOME": "/tmp",
            "NNGUARD_LANG": "en"}
     os.makedirs(directory, mode=0o700)
-    r = execute(runc.wrap(cmd, env, writable=(directory,)), timeout=120)
+    r = execute(runc.wrap(cmd, env, shm=shm, writable=(directory,)), timeout=120)
     assert r.rc == 0 and r.out.split() == bare.out.split(), f"{r}\n== bare {bare}"
-    assert FIRST in r.err and LAST in r.err and "64.0 MiB" in r.err, str(r)
+    assert FIRST in r.err and LAST in r.err, str(r)
+    return r
+
+
+def test_in_a_container_with_dockers_default(guard, mounts, runc):
+    """64 MiB, the trainer is PID 1."""
+    cmd = victim("train", "file_descriptor", "fork", 1, 3, 6, python=torch_python("new"))
+    assert "64.0 MiB" in in_container(guard, runc, cmd, "65536k").err
+
+
+def test_names_in_a_container(guard, mounts, runc):
+    in_container(guard, runc, victim("shared_memory", "spawn", python=SYSTEM_PYTHON), "1m")
 
 
 # ---- while there is room ----------------------------------------------------------------------------
