@@ -1291,7 +1291,7 @@ static const struct row {
     R(fds, "fd_limit", CER),
     R(fds_silent, "fd_limit", LIK),
     R(fds_silent_for_want_of_a_traceback, "fd_limit", CER),
-    R(fds_handled_long_before, "worker_exit", CER),
+    R(fds_handled_long_before, "worker_exit", LIK),
     R(fds_ancdata, "fd_limit", LIK),
     R(threads_pids_cgroup, "threads_limit", CER),
     R(threads_nproc, "threads_limit", CER),
