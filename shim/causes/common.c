@@ -261,7 +261,8 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
     return newest;
 }
 
-bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f, int64_t free_now)
+bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f,
+                        int64_t free_now)
 {
     if (nng_ev_says(ev, "No space left on device") || nng_ev_says(ev, "Disk quota exceeded"))
         return true;

@@ -43,7 +43,8 @@ bool nng_ev_type_is(const struct nng_evidence *ev, const char *type);
 /* It left with a code and no traceback after this call had failed: may the one have led to the other? Its
  * output says so, or it ended within a second and there is still no room (free_now; -1 unknown). A
  * program that handled the failure and left for another reason looks the same but for that. */
-bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f, int64_t free_now);
+bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f,
+                        int64_t free_now);
 bool nng_ev_consequence(const struct nng_evidence *ev);
 int nng_ev_workers(const struct nng_evidence *ev); /* how many of them, at least 1 */
 /* Soft limit; -1 unlimited, -2 unknown. */

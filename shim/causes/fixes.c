@@ -160,7 +160,8 @@ static const char *trainer_without(const struct nng_evidence *ev, const char *a,
 
     for (const char *p = nng_fix_trainer(ev); *p;) {
         size_t n = strcspn(p, " ");
-        bool option = (n == strlen(a) && !strncmp(p, a, n)) || (n == strlen(b) && !strncmp(p, b, n));
+        bool option =
+            (n == strlen(a) && !strncmp(p, a, n)) || (n == strlen(b) && !strncmp(p, b, n));
         if (!skip && !option && len + n + 2 < sizeof out) {
             if (len)
                 out[len++] = ' ';

@@ -51,9 +51,11 @@ static void say_left_over(struct nng_verdict *v, const struct nng_evidence *ev, 
         nng_v_doubt(v, "left over: a person, the scheduler, or the program itself",
                     "可能是:某个人、调度器,或程序自身");
     else if (host)
-        nng_v_doubt(v, "left over: a person, the scheduler, a program that this run started, or a watchdog "
-                    "such as earlyoom",
-                    "可能是:某个人、调度器、本次训练启动的程序,或 earlyoom 之类的看守程序");
+        nng_v_doubt(
+            v,
+            "left over: a person, the scheduler, a program that this run started, or a watchdog "
+            "such as earlyoom",
+            "可能是:某个人、调度器、本次训练启动的程序,或 earlyoom 之类的看守程序");
     else if (own)
         nng_v_doubt(v,
                     "left over: a person, the scheduler, or an out-of-memory kill by the host that "
@@ -101,8 +103,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
 
     if (!sendable(signo))
         return NNG_NO;
-    nng_v_why(v, "killed (%s), not by a Python process of this run", "被杀死(%s),不是本次训练的 Python 进程所为",
-              nng_signal_name(signo));
+    nng_v_why(v, "killed (%s), not by a Python process of this run",
+              "被杀死(%s),不是本次训练的 Python 进程所为", nng_signal_name(signo));
     if (signo == SIGKILL)
         nng_v_short(v, "a process was killed (%s), by whom or what is not known",
                     "有进程被杀死(%s),不知道是谁所为", nng_signal_name(signo));

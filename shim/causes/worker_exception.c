@@ -57,8 +57,9 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
         return NNG_LIKELY;
     }
     if (!tb->background_worker && !own_by_header(ev)) {
-        nng_v_doubt(v, "its last output looks like its own traceback; a relayed one would look the same",
-                    "最后的输出看起来是它自己的回溯信息;转述别人的回溯也会是这样");
+        nng_v_doubt(
+            v, "its last output looks like its own traceback; a relayed one would look the same",
+            "最后的输出看起来是它自己的回溯信息;转述别人的回溯也会是这样");
         return NNG_LIKELY;
     }
     return NNG_CERTAIN;

@@ -716,9 +716,9 @@ static int chain_root(const struct nng_run *r)
  * speak of workers: that death was handled, and is not what the run failed of. */
 static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
 {
-    static const char *const of_workers[] = {"worker", "Worker", "process", "Process", "alive",
-                                             "died",   "dead",   "killed",  "timed out", "exit code",
-                                             "exitcode", "terminated"};
+    static const char *const of_workers[] = {"worker",    "Worker",    "process",  "Process",
+                                             "alive",     "died",      "dead",     "killed",
+                                             "timed out", "exit code", "exitcode", "terminated"};
     struct nng_traceback tb = {0};
     uint64_t last = 0;
 

@@ -146,8 +146,8 @@ void nng_model_moment(struct nng_model *m, uint64_t time_ns, const char *fmt, ..
 static struct nng_tracked *awaited(const struct nng_model *m, const struct nng_rec *r)
 {
     struct nng_tracked *t = nng_model_find(m, (int)r->pid);
-    bool same = t && t->dead && !t->generation &&
-                (!t->start_ticks || t->start_ticks == (uint64_t)r->d);
+    bool same =
+        t && t->dead && !t->generation && (!t->start_ticks || t->start_ticks == (uint64_t)r->d);
     return same ? t : NULL;
 }
 
