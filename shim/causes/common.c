@@ -268,7 +268,7 @@ bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall
         return true;
     if (ev->time_ns > f->time_ns + NNG_SEC)
         return false;
-    return free_now < 0 || free_now < 4096 || (f->asked > 0 && free_now < f->asked);
+    return free_now < 4096 || (f->asked > 0 && free_now < f->asked);
 }
 
 bool nng_ev_consequence(const struct nng_evidence *ev)
