@@ -20,7 +20,11 @@ static void exclude(struct nng_verdict *v, const struct nng_evidence *ev)
 {
     const struct nng_memscope *m = &ev->mem;
 
-    if (m->present && m->kills == 0 && m->limit > 0 && m->peak > 0)
+    if (m->present && m->kills == 0 && m->kills_total > 0)
+        nng_v_proof(v, "the out-of-memory kills in its cgroup (%lld) were of other processes",
+                    "所在 cgroup 的内存不足杀死(%lld 次)针对的是其他进程",
+                    (long long)m->kills_total);
+    else if (m->present && m->kills == 0 && m->limit > 0 && m->peak > 0)
         nng_v_proof(
             v,
             "not the out-of-memory killer of this container: its count stayed the same, peak "
@@ -48,23 +52,23 @@ static void say_left_over(struct nng_verdict *v, const struct nng_evidence *ev, 
     bool own = ev->mem.present && ev->mem.kills >= 0;
 
     if (signo != SIGKILL)
-        nng_v_doubt(v, "left over: a person, the scheduler, or the program itself",
+        nng_v_doubt(v, "it can be: a person, the scheduler, or the program itself",
                     "可能是:某个人、调度器,或程序自身");
     else if (host)
         nng_v_doubt(
             v,
-            "left over: a person, the scheduler, a program that this run started, or a watchdog "
+            "it can be: a person, the scheduler, a program that this run started, or a watchdog "
             "such as earlyoom",
             "可能是:某个人、调度器、本次训练启动的程序,或 earlyoom 之类的看守程序");
     else if (own)
         nng_v_doubt(v,
-                    "left over: a person, the scheduler, or an out-of-memory kill by the host that "
+                    "it can be: a person, the scheduler, or an out-of-memory kill by the host that "
                     "cannot be seen from inside",
                     "可能是:某个人、调度器,或宿主机因内存不足将其杀死(在容器内看不到)");
     else
         nng_v_doubt(
             v,
-            "left over: a person, the scheduler, or an out-of-memory kill: no counter of those "
+            "it can be: a person, the scheduler, or an out-of-memory kill: no counter of those "
             "can be read here",
             "可能是:某个人、调度器,或因内存不足被杀:这里读不到相应的计数");
 }
@@ -103,8 +107,15 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
 
     if (!sendable(signo))
         return NNG_NO;
-    nng_v_why(v, "killed (%s), not by a Python process of this run",
-              "被杀死(%s),不是本次训练的 Python 进程所为", nng_signal_name(signo));
+    if (signo == SIGKILL)
+        nng_v_why(v, "killed (%s), not by a Python process of this run",
+                  "被杀死(%s),不是本次训练的 Python 进程所为", nng_signal_name(signo));
+    else if (signo == SIGALRM || signo == SIGVTALRM || signo == SIGPROF)
+        nng_v_why(v, "ended by %s, the signal of a timer; whose is not known",
+                  "被定时器信号 %s 结束;是谁的定时器尚不清楚", nng_signal_name(signo));
+    else
+        nng_v_why(v, "ended by %s; who sent it is not known", "被信号 %s 结束;发送者不明",
+                  nng_signal_name(signo));
     if (signo == SIGKILL)
         nng_v_short(v, "a process was killed (%s), by whom or what is not known",
                     "有进程被杀死(%s),不知道是谁所为", nng_signal_name(signo));

@@ -38,6 +38,7 @@ struct nng_tracked {
     bool python;
     int rank;
     int ordinal, peak; /* own number among its parent's workers; most workers it had at once */
+    bool raised, raised_all; /* its birth made the highest number of workers so far */
     char comm[16];
     char cmdline[512];
     int pidfd; /* -1 */

@@ -115,14 +115,18 @@ static void number(struct nng_model *m, struct nng_tracked *t, struct nng_tracke
     in_order(m, t);
     if (parent && alive > parent->peak && m->live)
         alive = alive - (nng_model_alive_workers(m) - really_alive(m));
-    if (parent && alive > parent->peak)
+    if (parent && alive > parent->peak) {
         parent->peak = alive;
+        t->raised = true;
+    }
     m->workers_seen++;
     int all = nng_model_alive_workers(m);
     if (all > m->workers_at_once && m->live)
         all = really_alive(m);
-    if (all > m->workers_at_once)
+    if (all > m->workers_at_once) {
         m->workers_at_once = all;
+        t->raised_all = true;
+    }
 }
 
 void nng_roles_assign(struct nng_model *m, struct nng_tracked *t)
@@ -151,7 +155,11 @@ void nng_roles_assign(struct nng_model *m, struct nng_tracked *t)
     if (t->role == NNG_ROLE_WORKER && !was_worker)
         number(m, t, parent);
     else if (t->role != NNG_ROLE_WORKER && was_worker) {
-        t->ordinal = 0;
+        t->ordinal = 0; /* a fork on its way to an exec had been taken for a worker */
         m->workers_seen--;
+        m->workers_at_once -= t->raised_all;
+        if (parent)
+            parent->peak -= t->raised;
+        t->raised = t->raised_all = false;
     }
 }
