@@ -26,7 +26,7 @@ def rescue(bench):
     guarded = {"LD_PRELOAD": bench.library, "NNGUARD_DIR": os.path.join(bench.base, "guard"),
                "NNGUARD_MATCH": "segments", "NNGUARD_RESCUE": "shm", "NNGUARD_QUIET": "1"}
     for size, count in ((1 << 20, 400), (16 << 20, 60)):
-        kinds = {"bare": ("512m", {}), "room": ("512m", guarded), "rescued": ("512k", guarded)}
+        kinds = {"bare": ("2g", {}), "room": ("2g", guarded), "rescued": ("512k", guarded)}
         got = {kind: [] for kind in kinds}
         for _ in range(bench.times(9, 3)):
             for kind, (shm, env) in kinds.items():
