@@ -250,7 +250,7 @@ main() {
     note "Preparing a synthetic data set with the real nnU-Net (once, a minute or two) ..."
     place=$(scripts/prepare_trainer.sh "$venv") || exit 1
     export nnUNet_raw=$place/raw nnUNet_preprocessed=$place/preprocessed nnUNet_results=$work/results
-    export nnUNet_n_proc_DA=2 nnUNet_compile=f OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+    export nnUNet_n_proc_DA=2 nnUNet_def_n_proc=1 nnUNet_compile=f OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
     mkdir -p "$nnUNet_results"
     [ $# -gt 0 ] || set -- shm oom segv
     for name; do
