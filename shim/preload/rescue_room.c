@@ -25,7 +25,7 @@ struct level { /* the tightest so far */
  * ("max"). Streams, because memory.stat is long and the stack may be a handler's. */
 static int64_t number(const char *path, const char *key)
 {
-    char buf[512];
+    char buf[480];
     size_t have = 0, klen = __builtin_strlen(key);
     int64_t found = -1;
     long fd = nng_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
