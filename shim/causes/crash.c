@@ -94,6 +94,9 @@ void nng_v_crash(struct nng_verdict *v, const struct nng_evidence *ev, const str
     } else if (library[0] && !is_a_tool(library)) {
         nng_v_fix(v, false, "report it to whoever makes %s, with the stack in report.txt",
                   "带上 report.txt 中的栈,向 %s 的维护者报告", library);
+    } else if (!f) {
+        nng_v_fix(v, false, "it left no stack; gdb, or a core file, would show where",
+                  "没有留下调用栈;可用 gdb 或 core 文件查看位置");
     } else {
         nng_v_fix(v, false, "the stack in report.txt shows who called it there",
                   "report.txt 中的栈说明了是谁调用到那里的");

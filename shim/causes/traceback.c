@@ -270,6 +270,7 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
     memset(tb, 0, sizeof *tb);
     memset(&ps, 0, sizeof ps);
     ps.tb = t;
+    bool below_header = false, own = false;
     for (const char *p = text; *p;) {
         size_t n = strcspn(p, "\n");
         struct line l = {p, n, 0};
@@ -280,6 +281,10 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
         if (head) {
             size_t indent = l.indent < (size_t)(head - l.s) ? l.indent : (size_t)(head - l.s);
             bool original = head - l.s >= 9 && memcmp(head - 9, "Original ", 9) == 0;
+            /* What ended the process is told in full; a later one is part of its message, or another's. */
+            if (own && !ps.chained && !original && tb->complete)
+                break;
+            own = own || below_header;
             begin(&ps, indent, ps.chained || original);
         } else if (ps.state == FRAMES) {
             in_frames(&ps, &l);
@@ -292,8 +297,10 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
         } else {
             after(&ps, &l);
         }
+        below_header = l.n > 9 && starts(l.s, l.n, "Process ") && l.s[l.n - 1] == ':';
         p += n + (p[n] == '\n');
     }
+    tb->own = own && tb->present;
     /* The header alone, cut off before its exception: a complete one before it says more. */
     if (tb->present && !tb->complete && ps.before.present && !tb->origin[0])
         *tb = ps.before;

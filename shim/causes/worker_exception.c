@@ -15,25 +15,6 @@ static bool ended_like_it(const struct nng_evidence *ev)
     return ev->status.code == 1 || (ev->status.code == 0 && ev->who.role != NNG_ROLE_TRAINER);
 }
 
-/* multiprocessing's _bootstrap prints "Process NAME:" and then the traceback of what ended the process
- * (Lib/multiprocessing/process.py); text that was only relayed does not have that line right before it. */
-static bool own_by_header(const struct nng_evidence *ev)
-{
-    static const char mark[] = "Traceback (most recent call last):";
-    const char *at = NULL, *line;
-
-    /* the first of a chain of exceptions is the one that follows the header */
-    for (const char *p = ev->tail; (p = strstr(p, "\nProcess ")) != NULL; p++)
-        at = p + 1;
-    if (!at && !strncmp(ev->tail, "Process ", 8))
-        at = ev->tail;
-    if (!at)
-        return false;
-    line = strchr(at, '\n');
-    return line && line > at && line[-1] == ':' && line - at < 200 &&
-           !strncmp(line + 1, mark, sizeof mark - 1);
-}
-
 static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     const struct nng_traceback *tb = &ev->tb;
@@ -52,17 +33,18 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
                     "其状态为 0:它可能已捕获该异常");
         return NNG_LIKELY;
     }
+    /* multiprocessing's _bootstrap prints "Process NAME:" and then what ended the process
+     * (Lib/multiprocessing/process.py); what it had on stdout comes after that. */
+    if (tb->own || tb->background_worker)
+        return NNG_CERTAIN;
     if (!tb->last) {
         nng_v_doubt(v, "it went on printing after this traceback", "在该回溯之后它还有输出");
-        return NNG_LIKELY;
+        return NNG_POSSIBLE;
     }
-    if (!tb->background_worker && !own_by_header(ev)) {
-        nng_v_doubt(
-            v, "its last output looks like its own traceback; a relayed one would look the same",
-            "最后的输出看起来是它自己的回溯信息;转述别人的回溯也会是这样");
-        return NNG_LIKELY;
-    }
-    return NNG_CERTAIN;
+    nng_v_doubt(v,
+                "its last output looks like its own traceback; a relayed one would look the same",
+                "最后的输出看起来是它自己的回溯信息;转述别人的回溯也会是这样");
+    return NNG_LIKELY;
 }
 
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)

@@ -23,7 +23,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     int code = ev->status.code;
     const char *said;
 
-    if (ev->alive || !ev->status.known || nng_ev_signal(ev) != 0 || ev->tb.present)
+    /* A traceback that was followed by other output was survived; sys.exit("words") came later. */
+    bool survived = ev->tb.present && !ev->tb.last && !ev->tb.own && !ev->tb.background_worker;
+    bool cut = strlen(ev->tail) + 256 > NNG_TAIL_SIZE;
+
+    if (ev->alive || !ev->status.known || nng_ev_signal(ev) != 0 || (ev->tb.present && !survived))
         return NNG_NO;
     if (strstr(ev->tail, "Exception in background worker"))
         return NNG_NO;
@@ -31,6 +35,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (code == 0)
         nng_v_why(v, "it left with exit code 0, as if its work were done",
                   "以退出码 0 退出,好像工作已完成");
+    else if (code == 1 && cut)
+        nng_v_why(v, "it left with exit code 1; the end of its output shows no traceback",
+                  "以退出码 1 退出;其输出的结尾没有回溯信息");
+    else if (survived)
+        nng_v_why(v, "it left by itself with exit code %d", "自行以退出码 %d 退出", code);
     else if (code == 1)
         nng_v_why(v, "it left with exit code 1, and printed no traceback to its stdout or stderr",
                   "以退出码 1 退出,其 stdout 和 stderr 上没有回溯信息");
@@ -55,6 +64,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         return NNG_LIKELY;
     }
     /* Every uncaught exception ends with 1, too; its traceback goes where sys.stderr points. */
+    if (code == 1 && cut) {
+        nng_v_doubt(v, "what it printed before its last %s was not kept",
+                    "它最后 %s 之前的输出没有保留", nng_bytes((int64_t)NNG_TAIL_SIZE));
+        return NNG_POSSIBLE;
+    }
     if (code == 1) {
         nng_v_doubt(v, "an exception whose traceback went elsewhere (a log file) ends the same way",
                     "若异常的回溯信息写到了别处(如日志文件),结束方式相同");

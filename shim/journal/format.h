@@ -30,7 +30,7 @@
 #define NNG_PROCS_N 128u
 #define NNG_SIZES_N 1024u
 #define NNG_SEGMENTS_N 2048u
-#define NNG_TAIL_SIZE 4096u /* power of two */
+#define NNG_TAIL_SIZE 8192u /* power of two */
 #define NNG_FILES_N 4u
 #define NNG_PATH 256u
 #define NNG_TEXT 184u

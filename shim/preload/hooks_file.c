@@ -58,7 +58,8 @@ static int opened(int fd, const char *path, int flags)
     nng_launch_tidy();
     if (fd < 0)
         nng_fail(NNG_C_OPEN, e, -1, path, -1);
-    else if (!(flags & (O_DIRECTORY | O_PATH)) && is_data(path))
+    else if (!(flags & (O_DIRECTORY | O_PATH | O_EXCL)) &&
+             is_data(path)) /* O_EXCL: a scratch file */
         nng_file_put(path);
     errno = e;
     return fd;

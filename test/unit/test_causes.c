@@ -918,6 +918,10 @@ static void threads_no_limit_shown(E *e)
     e->pids.nproc_soft = -1;
     e->pids.user_tasks = 50;
 }
+static void exception_that_quotes_another(E *e)
+{
+    raises(e, "ValueError: the server said\nTraceback (most recent call last):\nKeyError: 2");
+}
 static void exception_of_somebody_else(E *e)
 {
     leaves(e, 1);
@@ -1326,10 +1330,11 @@ static const struct row {
     R(ill, "worker_illegal_instruction", CER),
     R(bus_misaligned, "worker_bus_error", CER),
     R(exception, "worker_exception", CER),
+    R(exception_that_quotes_another, "worker_exception", CER),
     R(exception_of_somebody_else, "worker_exception", LIK),
     R(exception_batchgenerators, "worker_exception", CER),
     R(exception_caught_then_status_0, "worker_exception", LIK),
-    R(exception_then_much_output, "worker_exception", LIK),
+    R(exception_then_much_output, "worker_exit", LIK),
     R(only_a_witness, "unknown", UNK),
     R(only_a_broken_pipe, "unknown", UNK),
     R(eof_after_its_parent, "unknown", UNK),
