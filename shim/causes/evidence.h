@@ -130,8 +130,9 @@ struct nng_traceback { /* the last Python traceback in the victim's tail */
     char origin[256];       /* innermost frame: "file:line func" */
     bool background_worker; /* introduced by batchgenerators' "Exception in background worker" */
     bool keyboard;          /* KeyboardInterrupt */
-    bool own;               /* right below multiprocessing's "Process NAME:": it ended this process */
-    char root_type[64];     /* first exception of its chain, where there is one; "" none */
+    int after;              /* lines of other output behind it */
+    bool own;           /* right below multiprocessing's "Process NAME:": it ended this process */
+    char root_type[64]; /* first exception of its chain, where there is one; "" none */
     char root_message[192];
     bool last; /* nothing but a few lines follows it in the text */
 };

@@ -301,6 +301,7 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
         p += n + (p[n] == '\n');
     }
     tb->own = own && tb->present;
+    tb->after = tb->present ? (int)ps.noise : 0;
     /* The header alone, cut off before its exception: a complete one before it says more. */
     if (tb->present && !tb->complete && ps.before.present && !tb->origin[0])
         *tb = ps.before;

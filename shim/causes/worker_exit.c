@@ -24,7 +24,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     const char *said;
 
     /* A traceback that was followed by other output was survived; sys.exit("words") came later. */
-    bool survived = ev->tb.present && !ev->tb.last && !ev->tb.own && !ev->tb.background_worker;
+    bool survived = ev->tb.present && ev->tb.after && !ev->tb.own && !ev->tb.background_worker;
     bool cut = strlen(ev->tail) + 256 > NNG_TAIL_SIZE;
 
     if (ev->alive || !ev->status.known || nng_ev_signal(ev) != 0 || (ev->tb.present && !survived))
