@@ -97,7 +97,7 @@ environment() {
 }
 
 make_venv() {
-    "$1" -m pip install -q 'pytest>=7,<10' 'pytest-timeout>=2,<3' 'jsonschema>=4,<5' numpy
+    "$1" -m pip install -q 'pytest>=7,<10' 'pytest-timeout>=2,<3' 'pytest-xdist>=3,<4' 'jsonschema>=4,<5' numpy
 }
 
 # The pinned releases are the ones whose ways of dying the tests describe. From nnU-Net 2.6.4 on it

@@ -104,7 +104,11 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
                       "提高所在 cgroup 的上限,需要 root 权限:%s", ev->pids.path);
         nng_fix_command(f, "sudo systemctl set-property user-$(id -u).slice TasksMax=%lld",
                         (long long)want);
-    } else if (which == NPROC || which == NOT_SHOWN) {
+    } else if (which == NOT_SHOWN) {
+        f = nng_v_fix(v, false, "look which limit it is: ulimit -u, or pids.max of its cgroup",
+                      "查看是哪一个上限:ulimit -u,还是所在 cgroup 的 pids.max");
+        nng_fix_command(f, "ulimit -u; cat /sys/fs/cgroup/pids.max");
+    } else if (which == NPROC) {
         f = nng_v_fix(v, false, "more processes and threads for this user",
                       "提高该用户的进程和线程上限");
         nng_fix_command(f, "ulimit -u %lld; %s", (long long)want, nng_fix_trainer(ev));
