@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -304,6 +305,7 @@ def main():
     bench = Bench(os.path.abspath(arguments.build), arguments.quick)
     if not os.path.exists(bench.library):
         sys.exit(f"{bench.library} is not there: make")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = []
     try:
         for part in parts:
