@@ -10,6 +10,7 @@
 #include "../journal/append.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,13 +56,49 @@ static void read_counts(struct nng_watched *w, uint64_t now)
     }
 }
 
+/* The membership of a process as the kernel words it; 0: unreadable. */
+static size_t membership(int pid, char *text, size_t n)
+{
+    char path[512];
+    ssize_t got;
+
+    snprintf(path, sizeof path, "%s/proc/%d/cgroup", nng_probe_root, pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    got = read(fd, text, n);
+    close(fd);
+    return got > 0 && (size_t)got < n ? (size_t)got : 0;
+}
+
+/* Nearly every process lives where the last one did: the mount table is read once, not at every birth. */
+static bool find_cgroup(int pid, struct nng_cgroup *out)
+{
+    static char last[2048];
+    static size_t last_n;
+    static struct nng_cgroup cg;
+    char text[2048];
+    size_t n = membership(pid, text, sizeof text);
+
+    if (n == 0 || n != last_n || memcmp(text, last, n) != 0) {
+        if (nng_cgroup_find(pid, &cg)) {
+            last_n = 0;
+            return false;
+        }
+        memcpy(last, text, n);
+        last_n = n;
+    }
+    *out = cg;
+    return true;
+}
+
 void nng_watch_place(struct nng_mon *m, struct nng_tracked *t)
 {
     struct nng_cgroup cg;
     struct nng_watched *w;
     uint64_t now = nng_mon_now();
 
-    if (!m->live || nng_cgroup_find(t->pid, &cg) || cg.version == 0)
+    if (!m->live || !find_cgroup(t->pid, &cg) || cg.version == 0)
         return;
     t->cg = cg;
     t->cg_known = true;

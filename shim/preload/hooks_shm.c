@@ -26,6 +26,8 @@ HOOK(int, shm_open, (const char *name, int flags, mode_t mode))
     int fd = REAL(shm_open)(name, flags, mode);
     if (nng_rescue_any())
         fd = nng_rescue_opened(fd, flags);
+    if (nng_rescue_shm && flags & O_CREAT)
+        nng_rescue_note_shm(fd);
     if (!nng_st.on || !name)
         return fd;
     int e = errno;

@@ -430,6 +430,8 @@ static bool put_in_place(int m, int fd)
 static bool rescue(int fd, const struct stat *st, int64_t size, int64_t filled)
 {
     bool named = st->st_nlink > 0;
+    if (!nng_rescue_is_shm(fd, st))
+        return false;
     struct nng_segment *s = nng_rescue_claim(filled);
     if (named && !s)
         return false;

@@ -77,4 +77,9 @@ int nng_rescue_reopen(struct nng_segment *s, int flags);
  * room_*: what there was, and of which limit. rescue_room.c */
 bool nng_rescue_room(int64_t ask, const struct nng_segment *own, int64_t *room, int64_t *limit);
 
+/* rescue_names.c. [as-safe] shm_open made this; may a file (as `st` tells it) be replaced at all? */
+struct stat;
+void nng_rescue_note_shm(int fd);
+bool nng_rescue_is_shm(int fd, const struct stat *st);
+
 #endif
