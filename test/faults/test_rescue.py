@@ -53,6 +53,22 @@ def same(guard, *args, python=None, spoken=("1 MiB", "0 free"), timeout=90):
         rescued(guard, cmd, place, bare, spoken=place in spoken, timeout=timeout)
 
 
+# ---- only shared memory -----------------------------------------------------------------------------
+def test_a_plain_file_fails_as_before(guard, mounts):
+    """Any program may open it by its name; half a file without an error is worse than ENOSPC."""
+    code = ("import os, subprocess\n"
+            "try:\n"
+            "    with open('/dev/shm/plain', 'wb', buffering=0) as f:\n"
+            "        for _ in range(4): f.write(b'x' * (1 << 20))\n"
+            "except OSError as e: print('errno', e.errno)\n"
+            "n = os.path.getsize('/dev/shm/plain')\n"
+            "print(n == int(subprocess.check_output(['wc', '-c', '/dev/shm/plain']).split()[0]))\n")
+    cmd = [sys.executable, "-c", code]
+    bare = guard.bare(cmd, wrap=PLACES["1 MiB"])
+    r = guard.guarded(cmd, env=RESCUE, wrap=PLACES["1 MiB"])
+    assert r.rc == bare.rc == 0 and r.out == bare.out and "True" in r.out, f"{r}\n== bare {bare}"
+
+
 # ---- the program does not notice --------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["fallocate", "touch"])
 def test_a_segment_looks_the_same(guard, mounts, how):
