@@ -41,11 +41,15 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
 
     if (!nng_ev_bus(ev, &b) || !b.file || (conf = judge(ev, &b, v)) == NNG_NO)
         return NNG_NO;
-    nng_v_why(v, "a file it had mapped was cut short: %s", "它映射的文件被截短了:%s", b.name);
-    nng_v_short(v, "a mapped file was cut short: %s", "映射的文件被截短了:%s", b.name);
+    nng_v_why(v, "it read or wrote a mapped file beyond its end: %s",
+              "它访问了映射文件末尾之后的位置:%s", b.name);
+    nng_v_short(v, "a mapped file was shorter than what was read of it: %s",
+                "映射的文件比所访问的位置短:%s", b.name);
     if (b.size >= 0)
         nng_v_proof(v, "the file has %s, the read or write was at %s", "文件现为 %s,访问位置在 %s",
                     nng_bytes(b.size), nng_bytes(b.offset));
+    nng_v_proof(v, "so it was cut short after it was mapped, or never was as long as its mapping",
+                "即:映射之后被截短,或者从来没有映射那么长");
     if (b.room == NNG_ROOM_ENOUGH || b.room == NNG_ROOM_LITTLE)
         nng_v_proof(v, "%s are free there: it is not full", "那里还剩 %s,并未写满",
                     nng_bytes(b.free));

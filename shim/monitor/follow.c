@@ -323,9 +323,28 @@ static void acknowledge(uint32_t suspects)
 }
 
 /* ---- standstill ------------------------------------------------------------------------------- */
-/* Progress of the run: the root writes something or computes. A trainer that waits in a loop for a
- * worker that is gone uses next to no time. */
-static void look_for_progress(uint64_t now)
+/* Processor time of the workers, for what can be seen of it. */
+static uint64_t workers_cpu(void)
+{
+    uint64_t sum = 0;
+    int asked = 0;
+
+    for (size_t i = 0; i < mon.model.n && asked < 32; i++) {
+        struct nng_pstat st;
+        const struct nng_tracked *t = mon.model.t[i];
+        if (t->dead || t->role != NNG_ROLE_WORKER)
+            continue;
+        asked++;
+        if (!nng_proc_stat(t->pid, &st))
+            sum += st.utime_ns + st.stime_ns;
+    }
+    return sum;
+}
+
+/* Progress of the run: the root writes something or computes; or its workers compute, unless they are
+ * those that cannot get shared memory (they print tracebacks without end) or are killed as fast as they
+ * are replaced. A trainer that waits in a loop for a worker that is gone uses next to no time. */
+static void look_for_progress(uint64_t now, const struct nng_incident *on)
 {
     struct nng_tracked *r = mon.model.root;
     struct nng_pstat st;
@@ -333,14 +352,19 @@ static void look_for_progress(uint64_t now)
     if (!r || r->dead || nng_proc_stat(r->pid, &st))
         return;
     uint64_t cpu = st.utime_ns + st.stime_ns;
+    uint64_t workers = workers_cpu();
     uint32_t tail =
         r->proc_index >= 0
             ? atomic_load_explicit(&mon.view.j->procs[r->proc_index].tail_pos, memory_order_relaxed)
             : 0;
-    if (tail != mon.root_tail_pos || cpu - mon.root_cpu_ns > SAMPLE_EVERY / 5)
+    bool in_vain =
+        on->ev.kind == NNG_K_STALL || (on->last_time_ns && now < on->last_time_ns + mon.stall_ns);
+    if (tail != mon.root_tail_pos || cpu - mon.root_cpu_ns > SAMPLE_EVERY / 5 ||
+        (!in_vain && workers > mon.workers_cpu_ns + SAMPLE_EVERY / 5))
         mon.progress_ns = now;
     mon.root_tail_pos = tail;
     mon.root_cpu_ns = cpu;
+    mon.workers_cpu_ns = workers;
 }
 
 static struct nng_incident *standing_on(void)
@@ -384,7 +408,7 @@ static void mind_standstill(uint64_t now)
 
     if (!i || mon.root_dead || mon.root_judged)
         return;
-    look_for_progress(now);
+    look_for_progress(now, i);
     uint64_t since = i->ev.time_ns > mon.progress_ns ? i->ev.time_ns : mon.progress_ns;
     if (mon.end_on_stall && now > since && now - since >= mon.stall_ns)
         end_the_run(now);

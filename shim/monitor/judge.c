@@ -709,6 +709,20 @@ static void why_words(const struct nng_mon *m, const struct nng_tracked *t, stru
     }
 }
 
+/* The trainer's own death of another cause than its workers' is what the run ended by. */
+static bool ended_by_own(const struct nng_run *r, int last)
+{
+    const struct nng_incident *end = &r->incident[last];
+
+    if (end->ev.who.role != NNG_ROLE_TRAINER || end->ev.kind != NNG_K_DEATH ||
+        !strcmp(end->verdict.cause, "killed_unknown"))
+        return false;
+    for (int k = 0; k < r->n_incidents; k++)
+        if (k != last && !strcmp(r->incident[k].verdict.cause, end->verdict.cause))
+            return false;
+    return true;
+}
+
 static int chain_root(const struct nng_run *r)
 {
     bool bad = !r->end_boot_ns || !r->exit.known || r->exit.signal || r->exit.code;
@@ -720,6 +734,8 @@ static int chain_root(const struct nng_run *r)
     for (int k = 0; k < r->n_incidents; k++)
         if (best < 0 || r->incident[k].ev.time_ns > r->incident[best].ev.time_ns)
             best = k;
+    if (ended_by_own(r, best))
+        return best;
     uint64_t at = r->incident[best].ev.time_ns;
     for (bool again = true; again;) {
         again = false;
@@ -756,7 +772,7 @@ static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
         if (at > last)
             last = at;
     }
-    if (root->left_ns < last + 3 * NNG_SECOND / 2 || !entry_says(m, root, &tb) || !tb.last)
+    if (root->left_ns < last + NNG_SECOND / 2 || !entry_says(m, root, &tb) || !tb.last)
         return false;
     if (is_aftermath(&tb) || !strcmp(tb.type, "TimeoutError") || !strcmp(tb.type, "Empty"))
         return false;

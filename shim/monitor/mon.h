@@ -77,7 +77,7 @@ struct nng_mon {
     int stall_incident;   /* index of the incident that made the run stand still, or -1 */
     uint64_t progress_ns; /* last sign of progress of the root */
     uint32_t root_tail_pos;
-    uint64_t root_cpu_ns;
+    uint64_t root_cpu_ns, workers_cpu_ns;
     uint64_t reminded_ns;
     int ending; /* steps of NNGUARD_ON_STALL=end taken */
     uint64_t ending_ns;

@@ -245,6 +245,18 @@ HOOK(int, kill, (pid_t pid, int sig))
     return NEXT(kill) ? NEXT(kill)(pid, sig) : (int)nng_ret(nng_sys2(SYS_kill, pid, sig));
 }
 
+HOOK(int, sigqueue, (pid_t pid, int sig, const union sigval value))
+{
+    sending(NNG_C_KILL, pid, sig, 0);
+    if (NEXT(sigqueue))
+        return NEXT(sigqueue)(pid, sig, value);
+    siginfo_t si = {.si_signo = sig, .si_code = SI_QUEUE};
+    si.si_pid = (pid_t)nng_sys0(SYS_getpid);
+    si.si_uid = (uid_t)nng_sys0(SYS_getuid);
+    si.si_value = value;
+    return (int)nng_ret(nng_sys3(SYS_rt_sigqueueinfo, pid, sig, &si));
+}
+
 HOOK(int, killpg, (pid_t pgrp, int sig))
 {
     sending(NNG_C_KILLPG, pgrp > 0 ? -(int64_t)pgrp : 0, sig, pgrp);
