@@ -96,7 +96,8 @@ class StopAtIncident:
         wait_until(lambda: PREFIX in result.peek() or process.poll() is not None, BUSY, 0.05)
         if process.poll() is None:
             wait_until(lambda: self.until(report_now(self.directory)), self.more, 0.2)
-        self.report = report_now(self.directory)
+        # A trainer that was killed itself may be gone before its report is written.
+        self.report = wait_until(lambda: report_now(self.directory), 3, 0.1)
         self.before = result.peek()
         if process.poll() is None:
             end_it(process)
