@@ -99,7 +99,7 @@ show() {
 # What nnguard said, and the line of the program before and after it.
 show_guarded() {
     grep -a -n '^nnguard: ' "$1" >"$work/said" || { show "$1"; note "nnguard said nothing"; return; }
-    show "$1" | grep -a -v '^nnguard: ' | tail -n 3
+    show "$1" | grep -a -v -e '^nnguard: ' -e '^Extension modules:' -e '^$' | tail -n 3
     grep -a '^nnguard: ' "$1" | cut -c1-160
 }
 
