@@ -229,8 +229,12 @@ def in_shm(size, cmd):
             'mount -t tmpfs -o "size=$0,mode=1777" tmpfs /dev/shm && exec "$@"', str(size), *cmd]
 
 
+# One ordinary user for each of the tests that run side by side: RLIMIT_NPROC counts per user.
+NOBODY = 65534 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+
 def as_nobody(cmd):
-    return ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", *cmd]
+    return ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--", *cmd]
 
 
 def with_limits(spec, cmd):
@@ -491,7 +495,7 @@ def public(base, guard):
     guard.bin = os.path.join(place, "nnguard")
     own = os.path.join(base, "own")
     os.makedirs(own, mode=0o700)
-    os.chown(own, 65534, 65534)
+    os.chown(own, NOBODY, NOBODY)
     guard.base = own
 
     class Public:

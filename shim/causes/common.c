@@ -97,6 +97,10 @@ int nng_ev_workers(const struct nng_evidence *ev)
         n = ev->workers_alive;
     if (n <= 0)
         n = ev->machine.n_proc_da;
+    /* What the user asked for is the most there can be; a Pool that replaces killed ones shows more. */
+    const char *asked = strstr(ev->machine.trainer, " -np ");
+    if (asked && atoi(asked + 5) > 0 && atoi(asked + 5) < n)
+        n = atoi(asked + 5);
     return n > 0 ? n : 1;
 }
 

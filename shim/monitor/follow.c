@@ -480,10 +480,14 @@ static void answer_root(void)
     }
     atomic_store_explicit(&h->closing, NNG_CL_SPOKEN, memory_order_release);
     syscall(SYS_futex, &h->closing, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+    /* Only PID 1 can change its mind: the kernel drops a SIGTERM that it does not handle. Any other root
+     * is on its way out, however long the kernel takes to tear down its memory. */
+    if (!r || r->left || !(h->flags & NNG_HF_PID1))
+        return;
     uint64_t until = nng_mon_now() + LINGER_MS * NNG_MS;
     while (!mon.root_dead && nng_mon_now() < until)
         collect_deaths(10);
-    if (!mon.root_dead && r) { /* it changed its mind (PID 1 and SIGTERM): go on */
+    if (!mon.root_dead) {
         mon.closing_spoken = false;
         mon.root_judged = r->judged = false;
         mon.run.end_boot_ns = 0;
