@@ -148,12 +148,22 @@ static void say_why(struct nng_verdict *v, const struct nng_evidence *ev, const 
         nng_v_short(v, "/dev/shm could hold no more files", "/dev/shm 无法再容纳更多文件");
         return;
     }
-    if (ev->alive)
+    /* Half of it free, and yet the batch does not fit: that is too small, not full. */
+    bool small = n->free > 0 && n->total > 0 && n->free >= n->total / 2;
+    if (ev->alive && small)
+        nng_v_why(v, "workers cannot get shared memory, /dev/shm is too small",
+                  "工作进程申请不到共享内存,/dev/shm 太小");
+    else if (ev->alive)
         nng_v_why(v, "workers cannot get shared memory, /dev/shm is full",
                   "工作进程申请不到共享内存,/dev/shm 已满");
+    else if (small)
+        nng_v_why(v, "/dev/shm is too small", "/dev/shm 太小");
     else
         nng_v_why(v, "/dev/shm is full", "/dev/shm 已满");
-    nng_v_short(v, "/dev/shm was full", "/dev/shm 已满");
+    if (small)
+        nng_v_short(v, "/dev/shm was too small", "/dev/shm 太小");
+    else
+        nng_v_short(v, "/dev/shm was full", "/dev/shm 已满");
 }
 
 /* ---- the first shape ---- */
