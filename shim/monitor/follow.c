@@ -29,8 +29,6 @@
 #include <unistd.h>
 
 #define SAMPLE_EVERY NNG_SECOND
-#define REMIND_EVERY (600 * NNG_SECOND)
-#define ENDING_STEP (10 * NNG_SECOND)
 #define LINGER_MS 150 /* after the closing block: for the root's true status */
 
 static struct nng_mon mon;
@@ -322,105 +320,6 @@ static void acknowledge(uint32_t suspects)
     syscall(SYS_futex, &h->suspects_seen, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-/* ---- standstill ------------------------------------------------------------------------------- */
-/* Processor time of the workers, for what can be seen of it. */
-static uint64_t workers_cpu(void)
-{
-    uint64_t sum = 0;
-    int asked = 0;
-
-    for (size_t i = 0; i < mon.model.n && asked < 32; i++) {
-        struct nng_pstat st;
-        const struct nng_tracked *t = mon.model.t[i];
-        if (t->dead || t->role != NNG_ROLE_WORKER)
-            continue;
-        asked++;
-        if (!nng_proc_stat(t->pid, &st))
-            sum += st.utime_ns + st.stime_ns;
-    }
-    return sum;
-}
-
-/* Progress of the run: the root writes something or computes; or its workers compute, unless they are
- * those that cannot get shared memory (they print tracebacks without end) or are killed as fast as they
- * are replaced. A trainer that waits in a loop for a worker that is gone uses next to no time. */
-static void look_for_progress(uint64_t now, const struct nng_incident *on)
-{
-    struct nng_tracked *r = mon.model.root;
-    struct nng_pstat st;
-
-    if (!r || r->dead || nng_proc_stat(r->pid, &st))
-        return;
-    uint64_t cpu = st.utime_ns + st.stime_ns;
-    uint64_t workers = workers_cpu();
-    uint32_t tail =
-        r->proc_index >= 0
-            ? atomic_load_explicit(&mon.view.j->procs[r->proc_index].tail_pos, memory_order_relaxed)
-            : 0;
-    bool in_vain =
-        on->ev.kind == NNG_K_STALL || (on->last_time_ns && now < on->last_time_ns + mon.stall_ns);
-    if (tail != mon.root_tail_pos || cpu - mon.root_cpu_ns > SAMPLE_EVERY / 5 ||
-        (!in_vain && workers > mon.workers_cpu_ns + SAMPLE_EVERY / 5))
-        mon.progress_ns = now;
-    mon.root_tail_pos = tail;
-    mon.root_cpu_ns = cpu;
-    mon.workers_cpu_ns = workers;
-}
-
-static struct nng_incident *standing_on(void)
-{
-    if (mon.stall_incident >= 0)
-        return &mon.run.incident[mon.stall_incident];
-    return mon.run.n_incidents ? &mon.run.incident[mon.run.n_incidents - 1] : NULL;
-}
-
-static void end_the_run(uint64_t now)
-{
-    static const int steps[] = {SIGINT, SIGTERM, SIGKILL};
-    char en[160], zh[160];
-
-    if (mon.ending == 3 || (mon.ending && now - mon.ending_ns < ENDING_STEP))
-        return;
-    if (mon.ending == 0) {
-        unsigned s = (unsigned)(mon.stall_ns / NNG_SECOND);
-        snprintf(en, sizeof en,
-                 "no progress for %u s after that: ending the run (NNGUARD_ON_STALL=end)", s);
-        snprintf(zh, sizeof zh, "此后 %u 秒没有进展:结束本次训练 (NNGUARD_ON_STALL=end)", s);
-        nng_speak_line(&mon, en, zh);
-    }
-    int sig = steps[mon.ending++];
-    mon.ending_ns = now;
-    nng_model_moment(&mon.model, now, "nnguard sends %s to the trainer", nng_signal_name(sig));
-    /* the pidfd, not the number: it cannot hit somebody else */
-    if (mon.model.root && mon.model.root->pidfd >= 0)
-        syscall(SYS_pidfd_send_signal, mon.model.root->pidfd, sig, NULL, 0);
-    else if (mon.model.root && !mon.model.root->dead)
-        kill(mon.model.root->pid, sig);
-    if (sig == SIGKILL)
-        for (size_t i = 0; i < mon.model.n; i++)
-            if (!mon.model.t[i]->dead && mon.model.t[i]->pidfd >= 0)
-                syscall(SYS_pidfd_send_signal, mon.model.t[i]->pidfd, SIGKILL, NULL, 0);
-}
-
-static void mind_standstill(uint64_t now)
-{
-    struct nng_incident *i = standing_on();
-
-    if (!i || mon.root_dead || mon.root_judged)
-        return;
-    look_for_progress(now, i);
-    uint64_t since = i->ev.time_ns > mon.progress_ns ? i->ev.time_ns : mon.progress_ns;
-    if (mon.end_on_stall && now > since && now - since >= mon.stall_ns)
-        end_the_run(now);
-    if (!mon.reminded_ns)
-        mon.reminded_ns = i->ev.time_ns;
-    if (now > mon.reminded_ns && now - mon.reminded_ns >= REMIND_EVERY) {
-        mon.reminded_ns = now;
-        if (now > since && now - since >= REMIND_EVERY / 2)
-            nng_speak_reminder(&mon, i);
-    }
-}
-
 /* ---- the end ---------------------------------------------------------------------------------- */
 /* The root's own death or failure was just told, and nothing led to it: that block is the last word. */
 static bool already_said(void)
@@ -560,7 +459,7 @@ static void follow(void)
                 nng_kmsg_poll(mon.kmsg);
             find_unguarded();
             nng_watch_sample(&mon);
-            mind_standstill(now);
+            nng_stall_mind(&mon, now);
             free_entries_of_dead(now);
             nng_model_prune(&mon.model, now);
         }

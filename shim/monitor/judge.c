@@ -19,7 +19,6 @@
 #define WAIT_OTHERS (300 * NNG_MS) /* to see whether the whole run got the same signal */
 #define WAIT_KILLS (5 * NNG_MS)    /* kills of one OOM or one kill -9 of a group come together */
 #define WAIT_SHM (200 * NNG_MS)    /* does the process that got ENOSPC live on? */
-#define CHAIN (20 * NNG_SECOND)    /* the trainer drains up to 10 s before it gives up */
 #define STACK_MS 400
 
 static struct nng_evidence scratch;
@@ -191,7 +190,7 @@ static bool whole_run_signalled(const struct nng_mon *m, const struct nng_tracke
     return also > 0 && spared == 0;
 }
 
-static bool entry_says(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb)
+bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb)
 {
     struct nng_proc *p = malloc(sizeof *p);
     char *raw = malloc(2 * (NNG_TAIL_SIZE + 1));
@@ -210,7 +209,7 @@ static bool entry_says(struct nng_mon *m, const struct nng_tracked *t, struct nn
     return ok;
 }
 
-static bool is_aftermath(const struct nng_traceback *tb)
+bool nng_judge_is_aftermath(const struct nng_traceback *tb)
 {
     static const char *const types[] = {"BrokenPipeError",
                                         "ConnectionResetError",
@@ -231,7 +230,7 @@ static bool after_an_incident(const struct nng_mon *m, uint64_t when)
         uint64_t at = m->run.incident[k].last_time_ns;
         if (m->run.incident[k].ev.time_ns > at)
             at = m->run.incident[k].ev.time_ns;
-        if (when + NNG_SECOND >= at && when <= at + CHAIN)
+        if (when + NNG_SECOND >= at && when <= at + NNG_CHAIN)
             return true;
     }
     return false;
@@ -252,7 +251,7 @@ static void judge_clean(struct nng_mon *m, struct nng_tracked *t)
     struct nng_traceback tb = {0};
 
     /* batchgenerators catches what its worker raises, prints it and ends with status 0 */
-    if (t->role == NNG_ROLE_WORKER && entry_says(m, t, &tb) && tb.background_worker &&
+    if (t->role == NNG_ROLE_WORKER && nng_judge_traceback(m, t, &tb) && tb.background_worker &&
         !tb.keyboard) {
         decide(m, t, NNG_K_DEATH);
         if (cause_is("unknown") || cause_is("worker_exit")) {
@@ -316,12 +315,12 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
         return 1;
     }
     if (sig == 0) {
-        bool has = entry_says(m, t, &tb);
+        bool has = nng_judge_traceback(m, t, &tb);
         if ((has && tb.keyboard && !threads_failed(t)) || (t->status.code == 130 && !has)) {
             silent(t, NNG_WHY_INTERRUPT, 0);
             return 0;
         }
-        if (has && is_aftermath(&tb)) {
+        if (has && nng_judge_is_aftermath(&tb)) {
             if (after_an_incident(m, t->death_ns) || whole_run_signalled(m, t)) {
                 silent(t, NNG_WHY_AFTERMATH, 0);
                 return 0;
@@ -399,7 +398,7 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
     }
     if (t->status.code == 0 || after_an_incident(m, nng_mon_now()))
         return;
-    if (entry_says(m, t, &tb) && tb.keyboard) {
+    if (nng_judge_traceback(m, t, &tb) && tb.keyboard) {
         t->why = NNG_WHY_INTERRUPT;
         return;
     }
@@ -673,141 +672,5 @@ void nng_judge_held(struct nng_mon *m, struct nng_tracked *t)
         m->reports_stale = true;
     } else {
         release(m, t); /* the same thing again: its stack is not needed */
-    }
-}
-
-/* ---- what followed ---------------------------------------------------------------------------- */
-static void why_words(const struct nng_mon *m, const struct nng_tracked *t, struct nng_words *w)
-{
-    const char *by = t->why_signal_by == m->run.root_pid ? "the trainer" : "its parent";
-    const char *by_zh = t->why_signal_by == m->run.root_pid ? "训练主进程" : "其父进程";
-
-    switch (t->why) {
-    case NNG_WHY_BY_PARENT:
-        snprintf(w->en, sizeof w->en, "terminated by %s (pid %d)", by, t->why_signal_by);
-        snprintf(w->zh, sizeof w->zh, "被%s终止 (pid %d)", by_zh, t->why_signal_by);
-        break;
-    case NNG_WHY_PARENT_GONE:
-        snprintf(w->en, sizeof w->en, "ended after its parent was gone");
-        snprintf(w->zh, sizeof w->zh, "父进程消失后结束");
-        break;
-    case NNG_WHY_AFTERMATH:
-        snprintf(w->en, sizeof w->en, "lost its connection to a process that was gone");
-        snprintf(w->zh, sizeof w->zh, "与已消失的进程失去连接");
-        break;
-    case NNG_WHY_INTERRUPT:
-        snprintf(w->en, sizeof w->en, "interrupted together with the run");
-        snprintf(w->zh, sizeof w->zh, "随整个训练一起被中断");
-        break;
-    case NNG_WHY_MONITOR:
-        snprintf(w->en, sizeof w->en, "ended by nnguard (NNGUARD_ON_STALL=end)");
-        snprintf(w->zh, sizeof w->zh, "由 nnguard 结束 (NNGUARD_ON_STALL=end)");
-        break;
-    case NNG_WHY_NONE:
-    default:
-        w->en[0] = w->zh[0] = '\0';
-    }
-}
-
-/* The trainer's own death of another cause than its workers' is what the run ended by. */
-static bool ended_by_own(const struct nng_run *r, int last)
-{
-    const struct nng_incident *end = &r->incident[last];
-
-    if (end->ev.who.role != NNG_ROLE_TRAINER || end->ev.kind != NNG_K_DEATH ||
-        !strcmp(end->verdict.cause, "killed_unknown"))
-        return false;
-    for (int k = 0; k < r->n_incidents; k++)
-        if (k != last && !strcmp(r->incident[k].verdict.cause, end->verdict.cause))
-            return false;
-    return true;
-}
-
-static int chain_root(const struct nng_run *r)
-{
-    bool bad = !r->end_boot_ns || !r->exit.known || r->exit.signal || r->exit.code;
-    int best = -1;
-
-    if (!bad || r->n_incidents == 0)
-        return -1;
-    /* The last incident, then whatever lies shortly before it: the earliest of that chain. */
-    for (int k = 0; k < r->n_incidents; k++)
-        if (best < 0 || r->incident[k].ev.time_ns > r->incident[best].ev.time_ns)
-            best = k;
-    if (ended_by_own(r, best))
-        return best;
-    uint64_t at = r->incident[best].ev.time_ns;
-    for (bool again = true; again;) {
-        again = false;
-        for (int k = 0; k < r->n_incidents; k++) {
-            const struct nng_incident *i = &r->incident[k];
-            uint64_t last = i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
-            if (i->ev.time_ns < at && (last + CHAIN >= at)) {
-                at = i->ev.time_ns;
-                best = k;
-                again = true;
-            }
-        }
-    }
-    return best;
-}
-
-/* The trainer went on after the last death and then failed by an error of its own, whose words do not
- * speak of workers: that death was handled, and is not what the run failed of. */
-static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
-{
-    static const char *const of_workers[] = {"worker",    "Worker",    "process",  "Process",
-                                             "alive",     "died",      "dead",     "killed",
-                                             "timed out", "exit code", "exitcode", "terminated"};
-    struct nng_traceback tb = {0};
-    uint64_t last = 0;
-
-    if (!root || !root->left || root->left_code == 0 || root->judge_at)
-        return false;
-    for (int k = 0; k < m->run.n_incidents; k++) {
-        const struct nng_incident *i = &m->run.incident[k];
-        uint64_t at = i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
-        if (i->ev.kind == NNG_K_STALL || i->ev.who.pid == root->pid)
-            return false;
-        if (at > last)
-            last = at;
-    }
-    if (root->left_ns < last + NNG_SECOND / 2 || !entry_says(m, root, &tb) || !tb.last)
-        return false;
-    if (is_aftermath(&tb) || !strcmp(tb.type, "TimeoutError") || !strcmp(tb.type, "Empty"))
-        return false;
-    for (size_t i = 0; i < sizeof of_workers / sizeof of_workers[0]; i++)
-        if (strstr(tb.message, of_workers[i]))
-            return false;
-    return true;
-}
-
-void nng_judge_conclude(struct nng_mon *m)
-{
-    struct nng_run *r = &m->run;
-    struct nng_tracked *root = m->model.root;
-
-    if (root && root->status.known)
-        r->exit = root->status;
-    r->root = failed_by_itself(m, root) ? -1 : chain_root(r);
-    for (int k = 0; k < r->n_incidents; k++)
-        r->incident[k].n_consequences = 0;
-    for (size_t i = 0; i < m->model.n; i++) {
-        const struct nng_tracked *t = m->model.t[i];
-        struct nng_incident *of = NULL;
-        if (!t->dead || t->why == NNG_WHY_NONE || t->role == NNG_ROLE_HELPER)
-            continue;
-        for (int k = 0; k < r->n_incidents; k++)
-            if (r->incident[k].ev.time_ns <= t->death_ns + 5 * NNG_SECOND &&
-                (!of || r->incident[k].ev.time_ns < of->ev.time_ns) &&
-                t->death_ns <= r->incident[k].ev.time_ns + 10 * CHAIN)
-                of = &r->incident[k];
-        if (!of || of->n_consequences == NNG_CONSEQUENCES)
-            continue;
-        struct nng_consequence *c = &of->consequence[of->n_consequences++];
-        c->pid = t->pid;
-        c->signal = t->status.signal;
-        c->code = t->status.code;
-        why_words(m, t, &c->why);
     }
 }

@@ -14,7 +14,8 @@
 #define NNG_MS 1000000ULL
 #define NNG_WINDOW                                                                                 \
     (10 * NNG_SECOND) /* a kill counter's rise and a death belong together within it */
-#define NNG_WATCHED 8 /* memory cgroups of one run */
+#define NNG_CHAIN (20 * NNG_SECOND) /* the trainer drains up to 10 s before it gives up */
+#define NNG_WATCHED 8               /* memory cgroups of one run */
 #define NNG_HISTORY 32
 #define NNG_FOREIGN 128
 #define NNG_LEVELS 8
@@ -111,7 +112,15 @@ void nng_judge_held(struct nng_mon *m, struct nng_tracked *t);
 void nng_judge_shm_failure(struct nng_mon *m, struct nng_tracked *t);
 /* The root has said that it leaves (code), or will die of a signal, and waits for us. */
 void nng_judge_root_leaving(struct nng_mon *m);
-/* Fill consequences and the root incident; call before writing reports. */
+/* The last traceback in what t printed; false: there is none. */
+bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb);
+/* Broken pipes and the like: words of one who lost somebody else. */
+bool nng_judge_is_aftermath(const struct nng_traceback *tb);
+
+/* stall.c: once a second, with what nng_watch_sample saw */
+void nng_stall_mind(struct nng_mon *m, uint64_t now);
+
+/* conclude.c: fill consequences and the root incident; call before writing reports. */
 void nng_judge_conclude(struct nng_mon *m);
 
 /* hold.c: holds rescued segments that have a name, counts them, says so */
