@@ -46,7 +46,9 @@ static bool ended_by_own(const struct nng_run *r, int last)
     const struct nng_incident *end = &r->incident[last];
 
     if (end->ev.who.role != NNG_ROLE_TRAINER || end->ev.kind != NNG_K_DEATH ||
-        !strcmp(end->verdict.cause, "killed_unknown"))
+        !strcmp(end->verdict.cause, "killed_unknown") ||
+        /* C++ ends so when a peer's death breaks its pipe: rather a consequence */
+        !strcmp(end->verdict.cause, "worker_abort"))
         return false;
     for (int k = 0; k < r->n_incidents; k++)
         if (k != last && !strcmp(r->incident[k].verdict.cause, end->verdict.cause))

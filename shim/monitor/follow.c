@@ -325,13 +325,10 @@ static void acknowledge(uint32_t suspects)
 static bool already_said(void)
 {
     nng_judge_conclude(&mon);
-    if (mon.run.n_incidents == 0)
-        return true;
-    if (mon.run.root < 0)
-        return false;
-    const struct nng_incident *i = &mon.run.incident[mon.run.root];
-    return i->ev.who.pid == mon.run.root_pid && i->ev.kind != NNG_K_STALL &&
-           mon.run.root == mon.run.n_incidents - 1;
+    if (mon.run.n_incidents != 1)
+        return mon.run.n_incidents == 0;
+    const struct nng_incident *i = &mon.run.incident[0];
+    return mon.run.root == 0 && i->ev.who.pid == mon.run.root_pid && i->ev.kind != NNG_K_STALL;
 }
 
 static void close_words(void)

@@ -387,8 +387,7 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
         return;
     }
     if (sig) {
-        if ((sig == SIGTERM || sig == SIGHUP || sig == SIGKILL) && sent_itself(t, sig) &&
-            m->run.n_incidents == 0) {
+        if ((sig == SIGTERM || sig == SIGHUP || sig == SIGKILL) && sent_itself(t, sig)) {
             t->why = NNG_WHY_INTERRUPT;
             return;
         }
