@@ -26,6 +26,27 @@ static void say(struct nng_mon *m, const char *bytes, size_t n)
         ;
 }
 
+/* Did this process leave a line unfinished (a progress bar, a thread that was ended while it printed)? */
+static bool mid_line(const struct nng_mon *m, const struct nng_tracked *t)
+{
+    if (!m->live || !t || t->proc_index < 0)
+        return false;
+    const struct nng_proc *p = &m->view.j->procs[t->proc_index];
+    uint32_t pos = atomic_load_explicit(&p->tail_pos, memory_order_acquire);
+    return pos > 0 && p->tail[(pos - 1) % NNG_TAIL_SIZE] != '\n';
+}
+
+/* Every line of ours begins a line: where the trainer or the dead one left one open, it is ended first. */
+static void say_block(struct nng_mon *m, char *block, size_t n, const struct nng_tracked *also)
+{
+    if (n > 0 && n < NNG_BLOCK_MAX && (mid_line(m, m->model.root) || mid_line(m, also))) {
+        memmove(block + 1, block, n);
+        block[0] = '\n';
+        n++;
+    }
+    say(m, block, n);
+}
+
 static void fill_run(struct nng_mon *m)
 {
     unsigned n = m->model.n_moments;
@@ -44,7 +65,8 @@ static void fill_run(struct nng_mon *m)
 void nng_speak_incident(struct nng_mon *m, struct nng_incident *i)
 {
     static char block[NNG_BLOCK_MAX];
-    say(m, block, nng_report_block(block, &m->run, i, &m->style));
+    size_t n = nng_report_block(block, &m->run, i, &m->style);
+    say_block(m, block, n, nng_model_find(&m->model, i->ev.who.pid));
 }
 
 void nng_speak_rescued(struct nng_mon *m)
@@ -57,7 +79,7 @@ void nng_speak_closing(struct nng_mon *m)
 {
     static char block[NNG_BLOCK_MAX];
     fill_run(m);
-    say(m, block, nng_report_closing(block, &m->run, &m->style));
+    say_block(m, block, nng_report_closing(block, &m->run, &m->style), NULL);
 }
 
 void nng_speak_reminder(struct nng_mon *m, struct nng_incident *i)
