@@ -187,7 +187,8 @@ def test_a_worker_takes_too_much_memory(guard, nnunet):
         group.limit_memory(1536 << 20)
         r = guard.guarded([PYTHON, os.path.join(HERE, "faulty.py"), *TRAIN],
                           env=dict(nnunet, FAULTY="eat"), wrap=group.wrap, timeout=BUSY + 120)
-        assert r.rc == 1, str(r)
+        # with a CUDA build of torch the kernel may then choose the trainer as well; the worker was first
+        assert r.rc in (1, -signal.SIGKILL), str(r)
         i = incident_of(r, "cgroup_oom", role="worker", signo=signal.SIGKILL, only=False)
         assert r.report["root"] == r.report["incidents"].index(i), str(r)
         assert fact(i, "cgroup.limit_bytes") == 1536 << 20, i["evidence"]
