@@ -182,17 +182,18 @@ def test_a_worker_fails(guard, nnunet, native, fate, cause, confidence):
 
 
 def test_a_worker_takes_too_much_memory(guard, nnunet):
+    # The CUDA build of the newest torch makes the trainer itself so large that the kernel would choose it.
+    limit = (3072 if "latest" in PYTHON else 1536) << 20
     group = Cgroup("memory")
     try:
-        group.limit_memory(1536 << 20)
+        group.limit_memory(limit)
         r = guard.guarded([PYTHON, os.path.join(HERE, "faulty.py"), *TRAIN],
                           env=dict(nnunet, FAULTY="eat"), wrap=group.wrap, timeout=BUSY + 120)
-        # with a CUDA build of torch the kernel may then choose the trainer as well; the worker was first
-        assert r.rc in (1, -signal.SIGKILL), str(r)
+        assert r.rc == 1, str(r)
         i = incident_of(r, "cgroup_oom", role="worker", signo=signal.SIGKILL, only=False)
         assert r.report["root"] == r.report["incidents"].index(i), str(r)
-        assert fact(i, "cgroup.limit_bytes") == 1536 << 20, i["evidence"]
-        assert "1.5 GiB" in screen(r), str(r)
+        assert fact(i, "cgroup.limit_bytes") == limit, i["evidence"]
+        assert f"{limit / 2**30:.1f} GiB" in screen(r), str(r)
     finally:
         group.close()
 
