@@ -8,7 +8,6 @@
 
 #include "../journal/append.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -36,7 +35,7 @@ static int epoll_fd = -1, bell_fd = -1;
 static bool no_pidfd; /* pidfd_open is missing or forbidden: scan once a second */
 
 /* ---- start ------------------------------------------------------------------------------------ */
-static void settle_in(int journal_fd)
+static void settle_in(void)
 {
     struct rlimit rl;
     struct sched_param sp = {0};
@@ -65,7 +64,6 @@ static void settle_in(int journal_fd)
         }
     if (chdir("/"))
         return;
-    (void)journal_fd;
 }
 
 static void *bell_thread(void *arg)
@@ -515,7 +513,7 @@ int nng_monitor_main(int argc, char **argv)
                 "nnguard run CMD...\n");
         return 2;
     }
-    settle_in(fd);
+    settle_in();
     mon.live = true;
     mon.err_fd = 2;
     e = nng_view_open(&mon.view, "journal", fd, true);

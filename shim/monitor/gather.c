@@ -153,16 +153,8 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     if (kind == NNG_K_STALL && t->n_fails)
         when = t->fails[(t->n_fails - 1) % NNG_T_FAILS].time_ns;
     ev->time_ns = when ? when : nng_mon_now();
-    if (t->left && kind != NNG_K_STALL && !ev->status.known) {
-        ev->status.known = ev->status.inferred = true;
-        ev->status.code = t->left_code;
-        snprintf(ev->status.source, sizeof ev->status.source, "its own record");
-    } else if (t->signalled && !ev->status.known) {
-        ev->status.known = true;
-        ev->status.inferred = !t->held;
-        ev->status.signal = t->signalled;
-        snprintf(ev->status.source, sizeof ev->status.source, "its own record");
-    }
+    if (!ev->status.known && (kind != NNG_K_STALL || !t->left))
+        nng_model_own_status(t, &ev->status);
     ev->n_kills = t->n_kills;
     for (int i = 0; i < t->n_kills; i++)
         ev->kills[i] = t->kills[t->n_kills - 1 - i];

@@ -414,19 +414,8 @@ void nng_judge_root_leaving(struct nng_mon *m)
 
     if (!t || t->judged)
         return;
-    if (!t->status.known) {
-        t->status.known = t->status.inferred = true;
-        if (t->signalled && !t->left) {
-            t->status.signal = t->signalled;
-            t->status.inferred = !t->held;
-        } else if (t->left) {
-            t->status.code = t->left_code;
-        } else {
-            t->status.known = false;
-            return;
-        }
-        snprintf(t->status.source, sizeof t->status.source, "its own record");
-    }
+    if (!t->status.known && !nng_model_own_status(t, &t->status))
+        return;
     if (t->incident < 0)
         judge_root(m, t);
     t->judged = true;
@@ -438,18 +427,12 @@ static void infer_status(struct nng_mon *m, struct nng_tracked *t)
 {
     if (t->status.known)
         return;
-    if (t->left) {
-        t->status.code = t->left_code;
-        snprintf(t->status.source, sizeof t->status.source, "its own record");
-    } else if (t->signalled) {
-        t->status.signal = t->signalled;
-        snprintf(t->status.source, sizeof t->status.source, "its own record");
-    } else if (t == m->model.root) {
+    if (!nng_model_own_status(t, &t->status)) {
+        if (t != m->model.root)
+            return;
         /* no exit(), no _exit(), no caught signal: what is left is a kill */
         t->status.signal = SIGKILL;
         snprintf(t->status.source, sizeof t->status.source, "it left no record of an exit");
-    } else {
-        return;
     }
     t->status.known = t->status.inferred = true;
 }

@@ -20,6 +20,20 @@ bool nng_status_final(const struct nng_status *s)
     return s->known && !s->inferred && strcmp(s->source, "its own record") != 0;
 }
 
+bool nng_model_own_status(const struct nng_tracked *t, struct nng_status *s)
+{
+    if (!t->left && !t->signalled)
+        return false;
+    if (t->left)
+        s->code = t->left_code;
+    else
+        s->signal = t->signalled;
+    s->known = true;
+    s->inferred = t->left || !t->held;
+    snprintf(s->source, sizeof s->source, "its own record");
+    return true;
+}
+
 void nng_model_init(struct nng_model *m, int root_pid)
 {
     memset(m, 0, sizeof *m);
