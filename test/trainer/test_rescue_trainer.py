@@ -2,6 +2,7 @@
 """NNGUARD_RESCUE=shm with the real trainers: what hangs or dies without it trains to the end."""
 import json
 import os
+import re
 
 import pytest
 
@@ -28,10 +29,14 @@ def assert_rescued(r):
 
 
 def test_nnunet_trains_to_the_end(guard, mounts, nnunet):  # noqa: F811
-    """A whole epoch with not a page of /dev/shm free: the semaphores too; and the Dice is as always."""
-    r = guard.guarded([*program("nnUNetv2_train"), *TRAIN], wrap=full, timeout=2 * BUSY,
+    """A whole epoch with not a page of /dev/shm free, the semaphores too: every batch and every prediction
+    arrives as it was sent. The Dice of one epoch of this small network is mostly 0.93 to 0.99 with and
+    without us, now and then less; a network that guesses stays below 0.1."""
+    r = guard.guarded([PYTHON, os.path.join(HERE, "checked.py"), *TRAIN], wrap=full, timeout=2 * BUSY,
                       env={**nnunet, **RESCUE, "nnUNet_def_n_proc": "1"})
     assert_rescued(r)
+    arrived = re.search(r"compared: (\d+) batches, (\d+) predictions", r.out)
+    assert arrived and int(arrived[1]) >= 250 and int(arrived[2]) >= 2, str(r)
     for path, _, names in os.walk(nnunet["nnUNet_results"]):
         if "summary.json" in names:
             with open(os.path.join(path, "summary.json"), encoding="utf-8") as f:
@@ -39,7 +44,7 @@ def test_nnunet_trains_to_the_end(guard, mounts, nnunet):  # noqa: F811
             break
     else:
         pytest.fail(f"no summary of the validation\n{r}")
-    assert dice > 0.9, f"Dice {dice}: the batches were not what they should be"
+    assert dice > 0.3, f"Dice {dice}: the network has learnt nothing"
 
 
 def test_nnunet_with_large_batches(guard, mounts, nnunet):  # noqa: F811
