@@ -128,16 +128,6 @@ const char *nng_ev_victim(const struct nng_evidence *ev, bool zh)
     }
 }
 
-const char *nng_ev_call_name(enum nng_call call)
-{
-    static const char *const name[] = {
-#define X(n, s) s,
-        NNG_CALLS(X)
-#undef X
-    };
-    return (unsigned)call < NNG_C_COUNT ? name[call] : "?";
-}
-
 /* ---- failed calls and words ------------------------------------------------------------------ */
 
 const struct nng_failcall *nng_ev_fail(const struct nng_evidence *ev, int err, enum nng_call call,
@@ -564,7 +554,7 @@ void nng_v_fail_facts(struct nng_verdict *v, const struct nng_failcall *f)
 {
     bool shm = f->flags & NNG_RF_DEVSHM;
 
-    nng_v_fact_str(v, "call.name", nng_ev_call_name(f->call), "hook");
+    nng_v_fact_str(v, "call.name", nng_call_name(f->call), "hook");
     nng_v_fact_str(v, "call.errno", nng_errno_name(f->err), "hook");
     nng_v_fact_int(v, "call.pid", f->pid, "hook");
     nng_v_fact_str(v, "call.path", f->path, "hook");

@@ -82,7 +82,6 @@ void nng_v_signal_facts(struct nng_verdict *v, const struct nng_evidence *ev);
 void nng_v_memory_facts(struct nng_verdict *v, const struct nng_evidence *ev);
 void nng_v_exception_facts(struct nng_verdict *v, const struct nng_evidence *ev);
 void nng_v_fail_facts(struct nng_verdict *v, const struct nng_failcall *f);
-const char *nng_ev_call_name(enum nng_call call);
 /* "the trainer" / "worker 3" for the middle of a sentence. */
 const char *nng_ev_victim(const struct nng_evidence *ev, bool zh);
 const char *nng_role_name(enum nng_role role, bool zh);

@@ -108,7 +108,7 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
                   nng_path_short(path, 60));
     else
         nng_v_why(v, "the disk is full (%s)", "磁盘已满(%s)",
-                  path[0] ? nng_path_short(path, 60) : nng_ev_call_name(f->call));
+                  path[0] ? nng_path_short(path, 60) : nng_call_name(f->call));
     nng_v_short(v, "the disk was full", "磁盘已满");
     if (inodes)
         nng_v_proof(v, "no file names (inodes) are left there, though %s of %s are free",
@@ -117,10 +117,10 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     else if (f->total > 0)
         nng_v_proof(v, "that file system has %s, %s are free; not /dev/shm (%s: %s)",
                     "该文件系统共 %s,剩余 %s;不是 /dev/shm(%s:%s)", nng_bytes(f->total),
-                    nng_bytes(f->free), nng_ev_call_name(f->call), nng_errno_name(f->err));
+                    nng_bytes(f->free), nng_call_name(f->call), nng_errno_name(f->err));
     else
         nng_v_proof(v, "%s failed with %s, and not on /dev/shm", "%s 失败:%s,且不在 /dev/shm 上",
-                    nng_ev_call_name(f->call), nng_errno_name(f->err));
+                    nng_call_name(f->call), nng_errno_name(f->err));
     if (conf < NNG_CERTAIN)
         nng_v_doubt(v, "the failed call was seen; that it ended the process was not",
                     "看到了失败的调用,但没有看到进程正是因它而结束");

@@ -46,7 +46,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_why(v, "a file became larger than is allowed here", "文件超过了此处允许的大小");
     nng_v_short(v, "the limit on the size of files was reached", "达到文件大小上限");
     if (f)
-        nng_v_proof(v, "%s failed with %s: %s", "%s 失败(%s):%s", nng_ev_call_name(f->call),
+        nng_v_proof(v, "%s failed with %s: %s", "%s 失败(%s):%s", nng_call_name(f->call),
                     nng_errno_name(f->err), nng_path_short(f->path, 60));
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);

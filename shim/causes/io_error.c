@@ -93,7 +93,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_why(v, "a disk or network share failed", "磁盘或网络共享出错");
     nng_v_short(v, "a disk or network share failed", "磁盘或网络共享出错");
     if (f)
-        nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_ev_call_name(f->call),
+        nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_call_name(f->call),
                     nng_errno_name(f->err));
     nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     nng_v_signal_facts(v, ev);

@@ -241,21 +241,21 @@ static void say_call(struct nng_verdict *v, const struct nng_failcall *f, const 
 {
     if (n->inodes)
         nng_v_proof(v, "%s: %s in process %d, no free file names (inodes) there",
-                    "%s:%s(进程 %d),那里的文件名(inode)已用尽", nng_ev_call_name(f->call),
+                    "%s:%s(进程 %d),那里的文件名(inode)已用尽", nng_call_name(f->call),
                     nng_errno_name(f->err), f->pid);
     else if (n->ask > 0 && n->free >= 0)
         nng_v_proof(v, "/dev/shm has %s, %s are free, a batch needs %s (%s: %s in pid %d)",
                     "/dev/shm 共 %s,剩余 %s,一批数据需要 %s(%s:%s,pid %d)", nng_bytes(n->total),
-                    nng_bytes(n->free), nng_bytes(n->ask), nng_ev_call_name(f->call),
+                    nng_bytes(n->free), nng_bytes(n->ask), nng_call_name(f->call),
                     nng_errno_name(f->err), f->pid);
     else if (n->total <= 0)
         nng_v_proof(v, "%s on /dev/shm failed with %s in pid %d",
-                    "/dev/shm 上的 %s 失败:%s(pid %d)", nng_ev_call_name(f->call),
+                    "/dev/shm 上的 %s 失败:%s(pid %d)", nng_call_name(f->call),
                     nng_errno_name(f->err), f->pid);
     else
         nng_v_proof(v, "/dev/shm has %s, %s are free (%s: %s in pid %d)",
                     "/dev/shm 共 %s,剩余 %s(%s:%s,pid %d)", nng_bytes(n->total), nng_bytes(n->free),
-                    nng_ev_call_name(f->call), nng_errno_name(f->err), f->pid);
+                    nng_call_name(f->call), nng_errno_name(f->err), f->pid);
     if (f->count > 1)
         nng_v_proof(v, "it has failed %llu times in that process so far",
                     "在该进程中至今已失败 %llu 次", (unsigned long long)f->count);

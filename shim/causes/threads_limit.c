@@ -174,7 +174,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
                     "没有看到两种上限(ulimit -u、pids cgroup)中的任何一种被达到");
     say(v, ev, which, f);
     if (f)
-        nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_ev_call_name(f->call),
+        nng_v_proof(v, "%s failed with %s", "%s 失败:%s", nng_call_name(f->call),
                     nng_errno_name(f->err));
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);

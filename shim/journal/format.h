@@ -107,6 +107,17 @@ enum nng_call {
         NNG_C_COUNT
 };
 
+/* The function's name; "?" for a number that is none (a journal is hostile input). */
+static inline const char *nng_call_name(unsigned call)
+{
+    static const char *const name[] = {
+#define X(n, s) s,
+        NNG_CALLS(X)
+#undef X
+    };
+    return call < NNG_C_COUNT ? name[call] : "?";
+}
+
 struct nng_rec {             /* 256 bytes, one slot */
     _Atomic uint64_t commit; /* (ticket + 1) << 32 | check of all that follows; 0: being written */
     uint16_t type;           /* enum nng_rec_type */

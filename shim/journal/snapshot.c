@@ -438,16 +438,6 @@ const char *nng_rec_type_name(unsigned type)
     return type < NNG_R_COUNT ? names[type] : "?";
 }
 
-const char *nng_call_name(unsigned call)
-{
-    static const char *const names[] = {
-#define X(n, s) s,
-        NNG_CALLS(X)
-#undef X
-    };
-    return call < NNG_C_COUNT ? names[call] : "?";
-}
-
 const char *nng_health_text(unsigned what)
 {
     static const char *const texts[] = {

@@ -80,7 +80,6 @@ const char *nng_proc_file(const struct nng_proc *p, unsigned i);
 void nng_view_free_proc(struct nng_view *v, unsigned index, uint64_t generation);
 
 const char *nng_rec_type_name(unsigned type);
-const char *nng_call_name(unsigned call);
 const char *nng_health_text(unsigned what);
 
 #endif

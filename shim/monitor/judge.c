@@ -7,103 +7,19 @@
 #include "mon.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define WAIT_STATUS (150 * NNG_MS) /* for the parent to reap where the kernel does not tell */
 #define WAIT_OTHERS (300 * NNG_MS) /* to see whether the whole run got the same signal */
 #define WAIT_KILLS (5 * NNG_MS)    /* kills of one OOM or one kill -9 of a group come together */
-#define WAIT_SHM (200 * NNG_MS)    /* does the process that got ENOSPC live on? */
-#define STACK_MS 400
-
-static struct nng_evidence scratch;
-static struct nng_verdict scratch_verdict;
 
 static bool is_fault(int sig)
 {
     return sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGFPE || sig == SIGILL ||
            sig == SIGSYS || sig == SIGTRAP;
-}
-
-static bool cause_is(const char *id)
-{
-    return scratch_verdict.cause && !strcmp(scratch_verdict.cause, id);
-}
-
-/* ---- incidents -------------------------------------------------------------------------------- */
-static bool same_thing(const struct nng_incident *i)
-{
-    bool nobody_died = i->ev.kind == NNG_K_STALL || scratch.kind == NNG_K_STALL;
-    return !strcmp(i->verdict.cause, scratch_verdict.cause) &&
-           (nobody_died || i->ev.who.role == scratch.who.role);
-}
-
-static int merge(struct nng_mon *m)
-{
-    for (int k = 0; k < m->run.n_incidents; k++) {
-        struct nng_incident *i = &m->run.incident[k];
-        if (!same_thing(i))
-            continue;
-        uint64_t first = i->ev.time_ns, last = i->last_time_ns > first ? i->last_time_ns : first;
-        i->count++;
-        /* the first by its own time stands for all, unless less is known of it */
-        if (scratch_verdict.confidence > i->verdict.confidence ||
-            (scratch.time_ns < first && scratch_verdict.confidence == i->verdict.confidence)) {
-            i->ev = scratch;
-            i->verdict = scratch_verdict;
-        }
-        i->last_time_ns = scratch.time_ns > last ? scratch.time_ns : last;
-        if (i->ev.time_ns > first && scratch.time_ns > first)
-            i->ev.time_ns = first;
-        return k;
-    }
-    return -1;
-}
-
-/* The evidence and the verdict lie in scratch; make it an incident and speak. */
-static int report_it(struct nng_mon *m, struct nng_tracked *t)
-{
-    int k = merge(m);
-    bool fresh = k < 0;
-
-    if (fresh) {
-        if (m->run.n_incidents == NNG_INCIDENTS) {
-            m->run.n_beyond++;
-            return -1;
-        }
-        k = m->run.n_incidents++;
-        struct nng_incident *i = &m->run.incident[k];
-        memset(i, 0, sizeof *i);
-        i->ev = scratch;
-        i->verdict = scratch_verdict;
-        i->count = 1;
-    }
-    t->incident = k;
-    if (cause_is("cgroup_oom") || cause_is("host_oom"))
-        nng_watch_took(m, t);
-    nng_model_moment(&m->model, scratch.time_ns, "%s: pid %d, %s", fresh ? "incident" : "again",
-                     t->pid, scratch_verdict.cause);
-    m->reports_stale = true;
-    if (m->live) {
-        if (fresh)
-            nng_speak_incident(m, &m->run.incident[k]);
-        atomic_store_explicit(&m->view.j->hdr.incidents, (uint32_t)m->run.n_incidents,
-                              memory_order_release);
-    }
-    return k;
-}
-
-static void decide(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind)
-{
-    nng_gather(m, t, kind, &scratch);
-    nng_causes_decide(&scratch, &scratch_verdict);
-    for (int k = 0; k < m->run.n_incidents; k++)
-        scratch.same_before += !strcmp(m->run.incident[k].verdict.cause, scratch_verdict.cause);
 }
 
 static void silent(struct nng_tracked *t, enum nng_why why, int by)
@@ -133,7 +49,7 @@ static uint64_t died_at(const struct nng_tracked *t)
     return t->left && t->left_ns < t->death_ns ? t->left_ns : t->death_ns;
 }
 
-static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sender)
+bool nng_judge_by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sender)
 {
     int sig = t->status.signal;
 
@@ -155,7 +71,7 @@ static bool by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sende
     return false;
 }
 
-static bool polite(int sig)
+bool nng_judge_polite(int sig)
 {
     return sig == SIGTERM || sig == SIGHUP || sig == SIGINT;
 }
@@ -170,10 +86,10 @@ static bool whole_run_signalled(const struct nng_mon *m, const struct nng_tracke
 
     if (!r)
         return m->root_dead;
-    if (polite(r->signalled) || (r->status.known && polite(r->status.signal)))
+    if (nng_judge_polite(r->signalled) || (r->status.known && nng_judge_polite(r->status.signal)))
         return true;
     for (int i = 0; i < r->n_kills; i++)
-        if (polite(r->kills[i].signal))
+        if (nng_judge_polite(r->kills[i].signal))
             return true;
     if ((r->left && (r->left_code == 130 || r->left_code == 143 || r->left_code == 129)) ||
         (r->dead && r->death_ns <= died_at(t)) || (r->left && r->left_ns <= died_at(t)))
@@ -182,7 +98,7 @@ static bool whole_run_signalled(const struct nng_mon *m, const struct nng_tracke
         const struct nng_tracked *o = m->model.t[i];
         if (o == t || o->role != NNG_ROLE_WORKER || (o->judged && o->why != NNG_WHY_INTERRUPT))
             continue;
-        if (polite(o->signalled) && !nng_model_above(&m->model, o->signal_sender, o))
+        if (nng_judge_polite(o->signalled) && !nng_model_above(&m->model, o->signal_sender, o))
             also++;
         else if (!o->dead && !o->left)
             spared++;
@@ -253,13 +169,13 @@ static void judge_clean(struct nng_mon *m, struct nng_tracked *t)
     /* batchgenerators catches what its worker raises, prints it and ends with status 0 */
     if (t->role == NNG_ROLE_WORKER && nng_judge_traceback(m, t, &tb) && tb.background_worker &&
         !tb.keyboard) {
-        decide(m, t, NNG_K_DEATH);
-        if (cause_is("unknown") || cause_is("worker_exit")) {
+        nng_incident_weigh(m, t, NNG_K_DEATH);
+        if (nng_incident_is("unknown") || nng_incident_is("worker_exit")) {
             silent(t, NNG_WHY_NONE, 0);
             return;
         }
         t->judged = true;
-        report_it(m, t);
+        nng_incident_tell(m, t);
         return;
     }
     silent(t, NNG_WHY_NONE, 0);
@@ -280,7 +196,7 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
     int sig = t->status.signal;
     int by = 0;
 
-    if (by_parent(m, t, &by)) {
+    if (nng_judge_by_parent(m, t, &by)) {
         silent(t, NNG_WHY_BY_PARENT, by);
         return 0;
     }
@@ -336,10 +252,10 @@ static bool known_failure(void)
 {
     static const char *const general[] = {"worker_exception", "worker_exit", "unknown",
                                           "killed_unknown", "interrupted"};
-    if (scratch_verdict.confidence < NNG_LIKELY)
+    if (nng_incident_verdict()->confidence < NNG_LIKELY)
         return false;
     for (size_t i = 0; i < sizeof general / sizeof general[0]; i++)
-        if (cause_is(general[i]))
+        if (nng_incident_is(general[i]))
             return false;
     return true;
 }
@@ -367,9 +283,9 @@ static bool tell_of_the_absent(struct nng_mon *m, const struct nng_traceback *tb
         if (!w || !w->dead || w->role != NNG_ROLE_WORKER || w->incident >= 0 || w->status.signal ||
             w->status.code || w->why != NNG_WHY_NONE)
             continue;
-        decide(m, w, NNG_K_DEATH);
-        if (cause_is("worker_exit"))
-            return report_it(m, w) >= 0;
+        nng_incident_weigh(m, w, NNG_K_DEATH);
+        if (nng_incident_is("worker_exit"))
+            return nng_incident_tell(m, w) >= 0;
     }
     return false;
 }
@@ -391,8 +307,8 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
             t->why = NNG_WHY_INTERRUPT;
             return;
         }
-        decide(m, t, NNG_K_DEATH);
-        report_it(m, t);
+        nng_incident_weigh(m, t, NNG_K_DEATH);
+        nng_incident_tell(m, t);
         return;
     }
     if (t->status.code == 0 || after_an_incident(m, nng_mon_now()))
@@ -403,9 +319,9 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
     }
     if (tell_of_the_absent(m, &tb))
         return;
-    decide(m, t, NNG_K_FAILURE);
+    nng_incident_weigh(m, t, NNG_K_FAILURE);
     if (known_failure())
-        report_it(m, t);
+        nng_incident_tell(m, t);
 }
 
 void nng_judge_root_leaving(struct nng_mon *m)
@@ -488,80 +404,10 @@ void nng_judge(struct nng_mon *m, struct nng_tracked *t)
     }
     if (worker_is_incident(m, t) <= 0)
         return;
-    decide(m, t, NNG_K_DEATH);
+    nng_incident_weigh(m, t, NNG_K_DEATH);
     t->judged = true;
     t->judge_at = 0;
-    report_it(m, t);
-}
-
-static bool told_shm(struct nng_mon *m, struct nng_tracked *t)
-{
-    uint64_t total = 0;
-
-    if (m->stall_incident < 0)
-        return false;
-    for (size_t i = 0; i < m->model.n; i++) {
-        const struct nng_tracked *o = m->model.t[i];
-        int have = o->n_fails < NNG_T_FAILS ? o->n_fails : NNG_T_FAILS;
-        uint64_t most = 0;
-        for (int k = 0; k < have; k++)
-            if (o->fails[k].err == ENOSPC && (o->fails[k].flags & NNG_RF_DEVSHM) &&
-                o->fails[k].count > most)
-                most = o->fails[k].count;
-        total += most;
-    }
-    struct nng_incident *i = &m->run.incident[m->stall_incident];
-    if (total > i->count) {
-        i->count = (unsigned)total;
-        i->last_time_ns = t->fails[(t->n_fails - 1) % NNG_T_FAILS].time_ns;
-        m->reports_stale = true;
-    }
-    t->shm_told = true;
-    return true;
-}
-
-static bool trainers_name(const char *path)
-{
-    static const char *const names[] = {"torch_", "psm_", "pym-", "sem.", "mp-", "wnsm_"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strstr(path, names[i]))
-            return true;
-    return false;
-}
-
-void nng_judge_shm_failure(struct nng_mon *m, struct nng_tracked *t)
-{
-    const struct nng_failcall *f = &t->fails[(t->n_fails - 1) % NNG_T_FAILS];
-
-    if (told_shm(m, t) || t->shm_told || t->shm_judge_at)
-        return;
-    if (!trainers_name(f->path)) {
-        const struct nng_failcall *before = NULL;
-        for (int i = 1; i < NNG_T_FAILS && i < t->n_fails && !before; i++) {
-            const struct nng_failcall *o = &t->fails[(t->n_fails - 1 - i) % NNG_T_FAILS];
-            if (o->err == ENOSPC && (o->flags & NNG_RF_DEVSHM) &&
-                f->time_ns - o->time_ns <= 5 * NNG_SECOND)
-                before = o;
-        }
-        if (!before)
-            return;
-    }
-    t->shm_judge_at = nng_mon_now() + WAIT_SHM;
-}
-
-static void shm_due(struct nng_mon *m, struct nng_tracked *t)
-{
-    t->shm_judge_at = 0;
-    if (t->dead || t->left || t->signalled || told_shm(m, t))
-        return; /* its death speaks, or another's failure already did */
-    decide(m, t, NNG_K_STALL);
-    if (!cause_is("shm_exhausted"))
-        return;
-    t->shm_told = true;
-    int before = t->incident;
-    m->stall_incident = report_it(m, t);
-    t->incident = before; /* it lives: its death, if any, is a matter of its own */
-    told_shm(m, t);
+    nng_incident_tell(m, t);
 }
 
 void nng_judge_due(struct nng_mon *m, bool all)
@@ -576,7 +422,7 @@ void nng_judge_due(struct nng_mon *m, bool all)
             nng_judge(m, t);
         }
         if (t->shm_judge_at && (now >= t->shm_judge_at || (all && t != m->model.root)))
-            shm_due(m, t);
+            nng_judge_shm_due(m, t);
     }
 }
 
@@ -586,73 +432,4 @@ bool nng_judge_pending(const struct nng_mon *m)
         if ((m->model.t[i]->judge_at && !m->model.t[i]->judged) || m->model.t[i]->shm_judge_at)
             return true;
     return false;
-}
-
-/* ---- held ------------------------------------------------------------------------------------- */
-static void release(struct nng_mon *m, const struct nng_tracked *t)
-{
-    _Atomic uint32_t *word;
-
-    if (t->proc_index < 0)
-        return;
-    word = &m->view.j->procs[t->proc_index].fault.release;
-    atomic_store_explicit(word, 1, memory_order_release);
-    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
-}
-
-static void take_stack(struct nng_mon *m, struct nng_tracked *t, struct nng_stack *out)
-{
-    static struct nng_stack stack;
-    struct nng_stack_raw *raw;
-    int err = 0;
-
-    memset(&stack, 0, sizeof stack);
-    raw = nng_stack_take(t->pid, (int)scratch.fault.tid, &scratch.fault, STACK_MS, &err);
-    release(m, t);
-    if (!raw) {
-        nng_stack_from_fault(&scratch.fault, &stack);
-        if (!stack.why_not[0])
-            snprintf(stack.why_not, sizeof stack.why_not, "ptrace: %s", nng_errno_name(-err));
-    } else {
-        nng_stack_resolve(raw, &scratch.fault, &stack);
-    }
-    stack.n_python = out->n_python;
-    memcpy(stack.python, out->python, sizeof stack.python);
-    *out = stack;
-}
-
-void nng_judge_held(struct nng_mon *m, struct nng_tracked *t)
-{
-    int by;
-
-    if (t->judged || t->incident >= 0 || t->role == NNG_ROLE_HELPER || polite(t->signalled)) {
-        release(m, t); /* TERM and HUP are judged by the death: by then the others' are known too */
-        return;
-    }
-    struct nng_status before = t->status;
-    t->status.signal = t->signalled; /* so that by_parent compares the right one */
-    bool will = t != m->model.root && by_parent(m, t, &by);
-    t->status = before;
-    if (will || m->ending) {
-        release(m, t);
-        return;
-    }
-    decide(m, t, NNG_K_DEATH);
-    if (!scratch.has_fault) {
-        release(m, t);
-        return;
-    }
-    int k = report_it(m, t);
-    struct nng_incident *i = k >= 0 ? &m->run.incident[k] : NULL;
-    if (i && i->ev.who.pid == t->pid) {
-        take_stack(m, t, &i->ev.stack);
-        /* the log and the closing words may name the library that the screen could not yet know */
-        nng_causes_decide(&i->ev, &scratch_verdict);
-        if (!strcmp(scratch_verdict.cause, i->verdict.cause) &&
-            scratch_verdict.confidence >= i->verdict.confidence)
-            i->verdict = scratch_verdict;
-        m->reports_stale = true;
-    } else {
-        release(m, t); /* the same thing again: its stack is not needed */
-    }
 }

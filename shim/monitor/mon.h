@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * State of the monitor, shared by its files: follow.c (the loop: journal, deaths, time), watch.c
- * (samples: memory, cgroup, /dev/shm), gather.c (evidence of one incident), judge.c (is it an incident,
- * which one, what follows from it), speak.c (stderr and files). Data flows in that order.
+ * (samples: memory, cgroup, /dev/shm), gather.c (evidence of one case), incident.c (the case in hand),
+ * judge.c, judge_shm.c and held.c (is it an incident, which one), conclude.c (what follows from it),
+ * speak.c (stderr and files). Data flows in that order.
  */
 #ifndef NNG_MONITOR_MON_H
 #define NNG_MONITOR_MON_H
@@ -100,22 +101,39 @@ void nng_watch_from_samples(struct nng_mon *m, struct nng_memscope *mem, int64_t
 void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
                 struct nng_evidence *ev);
 
+/* incident.c: the case in hand */
+/* Gather the evidence about t and weigh it. */
+void nng_incident_weigh(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind);
+const struct nng_evidence *nng_incident_evidence(void); /* of the last weighing, until the next */
+const struct nng_verdict *nng_incident_verdict(void);
+bool nng_incident_is(const char *id); /* is it this cause? */
+/* Make it an incident of t's, or one more of a kind that was told before, and speak. Its index, or -1
+ * when there is no room for another. */
+int nng_incident_tell(struct nng_mon *m, struct nng_tracked *t);
+
 /* judge.c */
 /* Something is new about t: judge it if the time has come. */
 void nng_judge(struct nng_mon *m, struct nng_tracked *t);
 /* Judge whatever was postponed and is due; `all`: now, without waiting longer. */
 void nng_judge_due(struct nng_mon *m, bool all);
 bool nng_judge_pending(const struct nng_mon *m);
-/* A fatal signal's default action is next and the process waits for its stack. */
-void nng_judge_held(struct nng_mon *m, struct nng_tracked *t);
-/* A FAIL record of t on /dev/shm. */
-void nng_judge_shm_failure(struct nng_mon *m, struct nng_tracked *t);
+/* Was it the parent's will that t ended? Its pid then in *sender. */
+bool nng_judge_by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sender);
+/* Signals that ask to end: TERM, HUP, INT. */
+bool nng_judge_polite(int sig);
 /* The root has said that it leaves (code), or will die of a signal, and waits for us. */
 void nng_judge_root_leaving(struct nng_mon *m);
 /* The last traceback in what t printed; false: there is none. */
 bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb);
 /* Broken pipes and the like: words of one who lost somebody else. */
 bool nng_judge_is_aftermath(const struct nng_traceback *tb);
+
+/* judge_shm.c: /dev/shm is full and nobody dies of it */
+void nng_judge_shm_failure(struct nng_mon *m, struct nng_tracked *t); /* t left a FAIL record */
+void nng_judge_shm_due(struct nng_mon *m, struct nng_tracked *t);     /* its time has come */
+
+/* held.c: a fatal signal's default action is next and the process waits for its stack */
+void nng_judge_held(struct nng_mon *m, struct nng_tracked *t);
 
 /* stall.c: once a second, with what nng_watch_sample saw */
 void nng_stall_mind(struct nng_mon *m, uint64_t now);

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The case in hand: its evidence is gathered and weighed, and where the judges find that it is an incident
+ * it becomes one of the run's, new or one more of the same, and is spoken of.
+ */
+#include "mon.h"
+
+#include <string.h>
+
+static struct nng_evidence scratch; /* large: not for the stack */
+static struct nng_verdict scratch_verdict;
+
+bool nng_incident_is(const char *id)
+{
+    return scratch_verdict.cause && !strcmp(scratch_verdict.cause, id);
+}
+
+const struct nng_evidence *nng_incident_evidence(void)
+{
+    return &scratch;
+}
+
+const struct nng_verdict *nng_incident_verdict(void)
+{
+    return &scratch_verdict;
+}
+
+static bool same_thing(const struct nng_incident *i)
+{
+    bool nobody_died = i->ev.kind == NNG_K_STALL || scratch.kind == NNG_K_STALL;
+    return !strcmp(i->verdict.cause, scratch_verdict.cause) &&
+           (nobody_died || i->ev.who.role == scratch.who.role);
+}
+
+static int merge(struct nng_mon *m)
+{
+    for (int k = 0; k < m->run.n_incidents; k++) {
+        struct nng_incident *i = &m->run.incident[k];
+        if (!same_thing(i))
+            continue;
+        uint64_t first = i->ev.time_ns, last = i->last_time_ns > first ? i->last_time_ns : first;
+        i->count++;
+        /* the first by its own time stands for all, unless less is known of it */
+        if (scratch_verdict.confidence > i->verdict.confidence ||
+            (scratch.time_ns < first && scratch_verdict.confidence == i->verdict.confidence)) {
+            i->ev = scratch;
+            i->verdict = scratch_verdict;
+        }
+        i->last_time_ns = scratch.time_ns > last ? scratch.time_ns : last;
+        if (i->ev.time_ns > first && scratch.time_ns > first)
+            i->ev.time_ns = first;
+        return k;
+    }
+    return -1;
+}
+
+int nng_incident_tell(struct nng_mon *m, struct nng_tracked *t)
+{
+    int k = merge(m);
+    bool fresh = k < 0;
+
+    if (fresh) {
+        if (m->run.n_incidents == NNG_INCIDENTS) {
+            m->run.n_beyond++;
+            return -1;
+        }
+        k = m->run.n_incidents++;
+        struct nng_incident *i = &m->run.incident[k];
+        memset(i, 0, sizeof *i);
+        i->ev = scratch;
+        i->verdict = scratch_verdict;
+        i->count = 1;
+    }
+    t->incident = k;
+    if (nng_incident_is("cgroup_oom") || nng_incident_is("host_oom"))
+        nng_watch_took(m, t);
+    nng_model_moment(&m->model, scratch.time_ns, "%s: pid %d, %s", fresh ? "incident" : "again",
+                     t->pid, scratch_verdict.cause);
+    m->reports_stale = true;
+    if (m->live) {
+        if (fresh)
+            nng_speak_incident(m, &m->run.incident[k]);
+        atomic_store_explicit(&m->view.j->hdr.incidents, (uint32_t)m->run.n_incidents,
+                              memory_order_release);
+    }
+    return k;
+}
+
+void nng_incident_weigh(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind)
+{
+    nng_gather(m, t, kind, &scratch);
+    nng_causes_decide(&scratch, &scratch_verdict);
+    for (int k = 0; k < m->run.n_incidents; k++)
+        scratch.same_before += !strcmp(m->run.incident[k].verdict.cause, scratch_verdict.cause);
+}
