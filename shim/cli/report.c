@@ -29,7 +29,7 @@ enum state {
     ST_REPORTED,   /* a report lies there */
     ST_GROWING,    /* a report lies there, and the run goes on */
     ST_UNFINISHED, /* a report lies there, but its monitor was killed */
-    ST_SILENT,     /* no report, run and monitor are gone: ask the journal */
+    ST_SILENT,     /* no report, run and monitor are gone, not all was well: ask the journal */
     ST_LIVE,       /* no report, the run goes on */
     ST_BAD,        /* no report, and the journal cannot be read */
 };
@@ -57,16 +57,18 @@ static enum state look_at(const char *dir, int *err)
     bool lives = nng_run_lives(&v);
     nng_view_close(&v);
     /* Read again: a monitor may have finished, and removed its run, between the two looks. */
-    uint32_t monitor = NNG_M_GONE;
+    uint32_t monitor = NNG_M_GONE, incidents = 0;
     if (!lives && !nng_view_open(&v, path, -1, false)) {
         monitor = atomic_load_explicit(&v.hdr.monitor_state, memory_order_relaxed);
+        incidents = atomic_load_explicit(&v.hdr.incidents, memory_order_relaxed);
         nng_view_close(&v);
     }
     if (report)
         return lives ? ST_GROWING : monitor == NNG_M_GONE ? ST_REPORTED : ST_UNFINISHED;
     if (lives)
         return ST_LIVE;
-    return monitor == NNG_M_GONE ? ST_NOTHING : ST_SILENT;
+    /* Told while it lived, but its report was removed or never found room on the disk. */
+    return monitor == NNG_M_GONE && !incidents ? ST_NOTHING : ST_SILENT;
 }
 
 static const char *state_remark(enum state s)

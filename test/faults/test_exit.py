@@ -126,3 +126,15 @@ def test_report_shows_it_later(guard):
     check_report(json.loads(as_json.out))
     assert json.loads(as_json.out)["run"]["id"] == r.report["run"]["id"]
     assert guard.nnguard("--version").rc == 0 and guard.nnguard("--help").rc == 0
+
+
+def test_report_of_a_run_that_lost_its_report(guard):
+    """The disk was full as it was written, or somebody removed it: the journal still knows."""
+    r = guard.guarded(victim("segv_null"))
+    incident_of(r, "worker_segfault")
+    for name in ("report.txt", "report.json"):
+        os.unlink(os.path.join(r.runs[0], name))
+    for args in ([r.runs[0]], []):
+        shown = guard.nnguard("report", *args, directory=r.dir)
+        assert shown.rc == 0 and "SIGSEGV" in shown.out, str(shown)
+    assert os.path.exists(os.path.join(r.runs[0], "report.json"))
