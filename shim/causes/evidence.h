@@ -134,6 +134,7 @@ struct nng_traceback { /* the last Python traceback in the victim's tail */
     bool own;           /* right below multiprocessing's "Process NAME:": it ended this process */
     char root_type[64]; /* first exception of its chain, where there is one; "" none */
     char root_message[192];
+    bool told; /* not its own words: the trainer told what had ended it */
     bool last; /* nothing but a few lines follows it in the text */
 };
 

@@ -108,8 +108,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_proof(v, "%u of %lld descriptors were in use", "已用描述符 %u 个,上限 %lld",
                     ev->usage.fds, (long long)soft);
     if (f)
-        nng_v_proof(v, "%s failed with %s in pid %d", "%s 失败:%s(pid %d)",
-                    nng_call_name(f->call), nng_errno_name(f->err), f->pid);
+        nng_v_proof(v, "%s failed with %s in pid %d", "%s 失败:%s(pid %d)", nng_call_name(f->call),
+                    nng_errno_name(f->err), f->pid);
     else
         nng_v_proof(v, "it says: %s", "它自己的输出:%s", nng_text_short(ev->tb.message, 100));
     nng_v_signal_facts(v, ev);

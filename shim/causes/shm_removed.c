@@ -39,8 +39,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_short(v, "shared memory that it needed was removed", "所需的共享内存已被删除");
     nng_v_proof(v, "not full: the name is gone (errno 2)", "并非已满:名称已不存在(errno 2)");
     if (f)
-        nng_v_proof(v, "%s of %s failed with ENOENT", "%s(%s)失败:ENOENT",
-                    nng_call_name(f->call), f->path);
+        nng_v_proof(v, "%s of %s failed with ENOENT", "%s(%s)失败:ENOENT", nng_call_name(f->call),
+                    f->path);
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     if (f)

@@ -37,6 +37,11 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
      * (Lib/multiprocessing/process.py); what it had on stdout comes after that. */
     if (tb->own || tb->background_worker)
         return NNG_CERTAIN;
+    if (tb->told) {
+        nng_v_doubt(v, "the trainer told this of it; the worker itself printed nothing",
+                    "这是训练主进程转述的;该工作进程自己没有输出");
+        return NNG_LIKELY;
+    }
     if (tb->after) {
         nng_v_doubt(v, "it went on printing after this traceback", "在该回溯之后它还有输出");
         return NNG_POSSIBLE;

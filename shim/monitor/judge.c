@@ -106,23 +106,29 @@ static bool whole_run_signalled(const struct nng_mon *m, const struct nng_tracke
     return also > 0 && spared == 0;
 }
 
-bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb)
+bool nng_judge_tail(struct nng_mon *m, const struct nng_tracked *t, char *out)
 {
     struct nng_proc *p = malloc(sizeof *p);
-    char *raw = malloc(2 * (NNG_TAIL_SIZE + 1));
-    bool ok = false;
+    char *raw = malloc(NNG_TAIL_SIZE + 1);
+    bool ok = p && raw && t->proc_index >= 0 &&
+              nng_view_proc(&m->view, (unsigned)t->proc_index, p) && p->pid == (uint32_t)t->pid;
 
-    if (p && raw && t->proc_index >= 0 && nng_view_proc(&m->view, (unsigned)t->proc_index, p) &&
-        p->pid == (uint32_t)t->pid) {
-        char *clean = raw + NNG_TAIL_SIZE + 1;
-        unsigned n = nng_proc_tail(p, raw);
-        nng_text_clean(clean, NNG_TAIL_SIZE + 1, raw, n);
-        nng_text_traceback(clean, tb);
-        ok = tb->present;
-    }
+    if (ok)
+        nng_text_clean(out, NNG_TAIL_SIZE + 1, raw, nng_proc_tail(p, raw));
     free(raw);
     free(p);
     return ok;
+}
+
+bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb)
+{
+    char *tail = malloc(NNG_TAIL_SIZE + 1);
+    bool ok = tail && nng_judge_tail(m, t, tail);
+
+    if (ok)
+        nng_text_traceback(tail, tb);
+    free(tail);
+    return ok && tb->present;
 }
 
 bool nng_judge_is_aftermath(const struct nng_traceback *tb)
@@ -311,7 +317,10 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
         nng_incident_tell(m, t);
         return;
     }
-    if (t->status.code == 0 || after_an_incident(m, nng_mon_now()))
+    if (t->status.code == 0)
+        return;
+    nng_told_by_trainer(m, t);
+    if (after_an_incident(m, nng_mon_now()))
         return;
     if (nng_judge_traceback(m, t, &tb) && tb.keyboard) {
         t->why = NNG_WHY_INTERRUPT;

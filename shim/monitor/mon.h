@@ -123,6 +123,8 @@ bool nng_judge_by_parent(struct nng_mon *m, const struct nng_tracked *t, int *se
 bool nng_judge_polite(int sig);
 /* The root has said that it leaves (code), or will die of a signal, and waits for us. */
 void nng_judge_root_leaving(struct nng_mon *m);
+/* What t printed last, cleaned: NNG_TAIL_SIZE + 1 bytes at out. */
+bool nng_judge_tail(struct nng_mon *m, const struct nng_tracked *t, char *out);
 /* The last traceback in what t printed; false: there is none. */
 bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb);
 /* Broken pipes and the like: words of one who lost somebody else. */
@@ -134,6 +136,9 @@ void nng_judge_shm_due(struct nng_mon *m, struct nng_tracked *t);     /* its tim
 
 /* held.c: a fatal signal's default action is next and the process waits for its stack */
 void nng_judge_held(struct nng_mon *m, struct nng_tracked *t);
+
+/* told.c: as the root leaves with an error, what it tells of a worker that said nothing itself */
+void nng_told_by_trainer(struct nng_mon *m, const struct nng_tracked *root);
 
 /* stall.c: once a second, with what nng_watch_sample saw */
 void nng_stall_mind(struct nng_mon *m, uint64_t now);

@@ -44,6 +44,33 @@ def test_exception_in_a_dataloader_is_passed_on(guard, which):
     assert_silent(r)
 
 
+RANKS = """
+import os, sys, torch.multiprocessing as mp
+def work(rank, how):
+    if rank == 1:
+        if how == "raise":
+            raise LookupError("no case ball_003 in the fold")
+        sys.exit(1) if how == "exit" else os._exit(1)
+if __name__ == "__main__":
+    mp.spawn(work, args=(sys.argv[1],), nprocs=2)
+"""
+
+
+def test_exception_of_a_rank_is_told_by_the_trainer(guard, base):
+    """torch.multiprocessing.spawn takes the exception through a file: the rank prints nothing and leaves
+    with 1, which is told at once; by the run's end the trainer has said what it was."""
+    name = os.path.join(base, "ranks.py")
+    with open(name, "w", encoding="ascii") as f:
+        f.write(RANKS)
+    r = guard.both([torch_python("new"), name, "raise"], timeout=60)
+    assert r.rc == 1, str(r)
+    i = incident_of(r, "worker_exception", "likely", code=1, role="worker")
+    assert "LookupError" in r.lines[-3] and "no case ball_003 in the fold" in "".join(i["last_output"]), str(r)
+    # One that really left says nothing of that kind, and stays what it is.
+    left = guard.both([torch_python("new"), name, "exit"], timeout=60)
+    incident_of(left, "worker_exit", ("certain", "likely"), code=1, role="worker")
+
+
 @pytest.mark.parametrize("fate", ["os_exit", "sys_exit"])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_exit_status(guard, fate, method):
