@@ -334,7 +334,7 @@ static void close_words(void)
     if (mon.closing_spoken)
         return;
     mon.closing_spoken = true;
-    nng_hold_closing(&mon);
+    nng_rescued_closing(&mon);
     if (!already_said())
         nng_speak_closing(&mon);
 }
@@ -441,7 +441,7 @@ static void follow(void)
 
     while (!mon.root_dead) {
         uint32_t suspects = atomic_load_explicit(&h->suspects, memory_order_acquire);
-        nng_hold_look(&mon); /* a refusal is said before the failure that follows from it */
+        nng_rescued_look(&mon); /* a refusal is said before the failure that follows from it */
         take_in(false);
         judge_dead();
         answer_root();

@@ -146,11 +146,15 @@ void nng_stall_mind(struct nng_mon *m, uint64_t now);
 /* conclude.c: fill consequences and the root incident; call before writing reports. */
 void nng_judge_conclude(struct nng_mon *m);
 
-/* hold.c: holds rescued segments that have a name, counts them, says so */
+/* hold.c: a thread that holds rescued segments that have a name */
 void nng_hold_start(struct nng_mon *m);
-void nng_hold_look(struct nng_mon *m); /* each round: first words, refusals, measuring */
-void nng_hold_closing(struct nng_mon *m);
 void nng_hold_finish(struct nng_mon *m);
+bool nng_mon_thread(void *(*body)(void *)); /* detached, on a small stack; false: there is none */
+
+/* rescued.c: counts what was rescued, and says so */
+void nng_rescued_start(struct nng_mon *m);
+void nng_rescued_look(struct nng_mon *m); /* each round: first words, refusals */
+void nng_rescued_closing(struct nng_mon *m);
 
 /* speak.c */
 void nng_speak_rescued(struct nng_mon *m);
