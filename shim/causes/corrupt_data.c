@@ -131,7 +131,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     f = nng_v_fix(v, false, "remove it and make it anew: preprocess again; is the disk full?",
                   "删除并重新生成它:重新预处理;检查磁盘是否已满");
     if (file[0] == '/')
-        nng_fix_command(f, "ls -l '%s'; df -h '%s'", file, file);
+        nng_fix_command(f, "ls -l %s; df -h %s", nng_text_quoted(file, strlen(file)),
+                        nng_text_quoted(file, strlen(file)));
     if (ev->machine.nnunet)
         nng_v_fix(v, false, "files unpacked half (.npy next to .npz): delete the .npy files",
                   "若是解压到一半的文件(.npz 旁的 .npy):删除这些 .npy");

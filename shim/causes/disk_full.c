@@ -16,8 +16,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, const c
                                   "查看是什么占满了它,腾出空间或换一块盘");
 
     if (slash && slash > path && path[0] == '/')
-        nng_fix_command(f, "df -h '%.*s'; df -i '%.*s'", (int)(slash - path), path,
-                        (int)(slash - path), path);
+        nng_fix_command(f, "df -h %s; df -i %s", nng_text_quoted(path, (size_t)(slash - path)),
+                        nng_text_quoted(path, (size_t)(slash - path)));
     else
         nng_fix_command(f, "df -h; df -i");
     if (ev->machine.nnunet)
@@ -79,6 +79,12 @@ static bool speaks_of_it(const struct nng_evidence *ev)
            strstr(ev->tb.root_message, "Disk quota exceeded");
 }
 
+/* There is room, yet not for this much at once: "full" would send the reader looking for what is not there. */
+static bool too_large_for_it(const struct nng_failcall *f)
+{
+    return f->total > 0 && f->free > f->total / 20 && f->asked > f->free;
+}
+
 static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     bool sure = false, quota, inodes;
@@ -106,6 +112,9 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     if (quota)
         nng_v_why(v, "your disk quota is used up (%s)", "磁盘配额已用尽(%s)",
                   nng_path_short(path, 60));
+    else if (!inodes && too_large_for_it(f))
+        nng_v_why(v, "the disk has too little room for it (%s)", "磁盘剩余空间不足(%s)",
+                  path[0] ? nng_path_short(path, 60) : nng_call_name(f->call));
     else
         nng_v_why(v, "the disk is full (%s)", "磁盘已满(%s)",
                   path[0] ? nng_path_short(path, 60) : nng_call_name(f->call));
@@ -114,6 +123,11 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
         nng_v_proof(v, "no file names (inodes) are left there, though %s of %s are free",
                     "那里的文件名(inode)已用尽,尽管空间还剩 %s(共 %s)", nng_bytes(f->free),
                     nng_bytes(f->total));
+    else if (too_large_for_it(f))
+        nng_v_proof(v, "%s were asked for at once, %s of %s are free; not /dev/shm (%s: %s)",
+                    "一次需要 %s,该文件系统剩余 %s(共 %s);不是 /dev/shm(%s:%s)",
+                    nng_bytes(f->asked), nng_bytes(f->free), nng_bytes(f->total),
+                    nng_call_name(f->call), nng_errno_name(f->err));
     else if (f->total > 0)
         nng_v_proof(v, "that file system has %s, %s are free; not /dev/shm (%s: %s)",
                     "该文件系统共 %s,剩余 %s;不是 /dev/shm(%s:%s)", nng_bytes(f->total),

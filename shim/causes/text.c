@@ -216,6 +216,27 @@ const char *nng_text_field(const char *field, size_t size)
     return out;
 }
 
+const char *nng_text_quoted(const char *s, size_t n)
+{
+    static _Thread_local char ring[4][640];
+    static _Thread_local unsigned at;
+    char *out = ring[at++ % 4];
+    size_t k = 0;
+
+    out[k++] = '\'';
+    for (size_t i = 0; i < n && k < sizeof ring[0] - 6; i++) {
+        if (s[i] == '\'') { /* close, a quote by itself, open again */
+            memcpy(out + k, "'\\''", 4);
+            k += 4;
+        } else {
+            out[k++] = s[i];
+        }
+    }
+    out[k++] = '\'';
+    out[k] = '\0';
+    return out;
+}
+
 const char *nng_path_short(const char *path, size_t max)
 {
     static _Thread_local char ring[8][320];

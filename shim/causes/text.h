@@ -28,6 +28,9 @@ size_t nng_text_clean_line(char *out, size_t out_size, const char *src, size_t n
  * never trusted to be terminated. NNG_FIELD(x) for arrays. */
 const char *nng_text_field(const char *field, size_t size);
 #define NNG_FIELD(array) nng_text_field((array), sizeof(array))
+/* The first n bytes as one word for a shell, in single quotes (POSIX, 2.2.2): for commands to be copied. Cut
+ * to what fits; the result lives until three more calls of this thread. */
+const char *nng_text_quoted(const char *s, size_t n);
 /* Shorten a path from the left to at most max bytes: ".../nnunetv2/x.py". */
 const char *nng_path_short(const char *path, size_t max);
 /* The beginning of a text, at most max bytes, "..." where it was cut. */

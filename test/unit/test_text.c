@@ -491,6 +491,18 @@ static void a_very_long_frame_is_cut(void **state)
     assert_true(strlen(tb.message) == sizeof tb.message - 1);
 }
 
+static void a_word_for_the_shell_is_one_word(void **state)
+{
+    (void)state;
+    assert_string_equal(nng_text_quoted("/data/it's $(id) .npz", 21),
+                        "'/data/it'\\''s $(id) .npz'");
+    assert_string_equal(nng_text_quoted("", 0), "''");
+    char quotes[2000];
+    memset(quotes, '\'', sizeof quotes);
+    const char *cut = nng_text_quoted(quotes, sizeof quotes);
+    assert_true(strlen(cut) < 640 && cut[0] == '\'' && cut[strlen(cut) - 1] == '\'');
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -522,6 +534,7 @@ int main(void)
         cmocka_unit_test(what_is_said_after_it_counts),
         cmocka_unit_test(random_tracebacks_are_survived),
         cmocka_unit_test(a_very_long_frame_is_cut),
+        cmocka_unit_test(a_word_for_the_shell_is_one_word),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
