@@ -204,6 +204,7 @@ struct nng_evidence {
     struct nng_stack stack;
     int workers_alive, workers_seen;
     int workers_at_once; /* most that lived at the same time so far */
+    bool one_of_several; /* the trainer misses a worker, and several had left in this way */
     int same_before;     /* incidents of the same cause already in this run */
     struct nng_machine machine;
 };

@@ -270,7 +270,7 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
     memset(tb, 0, sizeof *tb);
     memset(&ps, 0, sizeof ps);
     ps.tb = t;
-    bool below_header = false, own = false;
+    bool below_header = false, own = false, ignored = false, skipping = false;
     for (const char *p = text; *p;) {
         size_t n = strcspn(p, "\n");
         struct line l = {p, n, 0};
@@ -278,7 +278,16 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
 
         normalise(&l);
         head = find(&l, "Traceback (most recent call last)");
-        if (head) {
+        /* "Exception ignored in: ..." (a __del__, a callback) and what follows it end nobody: pass over all of
+         * it, to the line of its exception. */
+        if (starts(l.s + l.indent, l.n - l.indent, "Exception ignored ")) {
+            ignored = true;
+        } else if (ignored && head) {
+            ignored = false;
+            skipping = true;
+        } else if (skipping) {
+            skipping = l.indent > 0 || l.n == 0;
+        } else if (head) {
             size_t indent = l.indent < (size_t)(head - l.s) ? l.indent : (size_t)(head - l.s);
             bool original = head - l.s >= 9 && memcmp(head - 9, "Original ", 9) == 0;
             /* What ended the process is told in full; a later one is part of its message, or another's. */

@@ -57,6 +57,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_fact_str(v, "crash.last_file", nng_ev_last_file(ev), "open hooks");
     nng_v_fix(v, false, "look for sys.exit, os._exit or exit() in the code that it ran",
               "在它运行的代码中查找 sys.exit、os._exit 或 exit()");
+    if (code == 0 && ev->one_of_several) {
+        nng_v_doubt(v, "others left in the same way about then; which one was missed is not known",
+                    "那时还有别的进程以同样方式退出;缺的是哪一个无法确定");
+        return NNG_LIKELY;
+    }
     /* A status of 0 read there may only mean that reading it is not allowed. */
     if (code == 0 && strncmp(ev->status.source, "/proc/", 6) == 0) {
         nng_v_doubt(v, "its status was read from /proc, where 0 may also mean that it is hidden",

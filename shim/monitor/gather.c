@@ -163,6 +163,7 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
         if (m->model.t[i] != t)
             add_fails(ev, m->model.t[i], ev->time_ns > NNG_WINDOW ? ev->time_ns - NNG_WINDOW : 0,
                       ~0ULL);
+    ev->one_of_several = t->one_of_several;
     ev->parent_gone = t->why == NNG_WHY_PARENT_GONE;
     int sig = ev->status.signal;
     ev->handed_blind = (t->python || !t->generation) && !ev->has_fault &&

@@ -274,28 +274,6 @@ static bool sent_itself(const struct nng_tracked *t, int sig)
     return t->signalled == sig && t->signal_sender == t->pid;
 }
 
-/* "DataLoader worker (pid(s) 12, 13) exited unexpectedly", and they had left with 0, as if their work were
- * done: only the trainer's words tell that it was not. */
-static bool tell_of_the_absent(struct nng_mon *m, const struct nng_traceback *tb)
-{
-    const char *p = strstr(tb->message, "(pid(s) ");
-
-    if (!p || !strstr(tb->message, "exited unexpectedly"))
-        return false;
-    for (p += strlen("(pid(s) "); *p >= '0' && *p <= '9'; p += strspn(p, " ,")) {
-        char *end;
-        struct nng_tracked *w = nng_model_find(&m->model, (int)strtol(p, &end, 10));
-        p = end;
-        if (!w || !w->dead || w->role != NNG_ROLE_WORKER || w->incident >= 0 || w->status.signal ||
-            w->status.code || w->why != NNG_WHY_NONE)
-            continue;
-        nng_incident_weigh(m, w, NNG_K_DEATH);
-        if (nng_incident_is("worker_exit"))
-            return nng_incident_tell(m, w) >= 0;
-    }
-    return false;
-}
-
 static void judge_root(struct nng_mon *m, struct nng_tracked *t)
 {
     struct nng_traceback tb = {0};
@@ -326,7 +304,7 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
         t->why = NNG_WHY_INTERRUPT;
         return;
     }
-    if (tell_of_the_absent(m, &tb))
+    if (nng_told_of_absent(m, t, &tb))
         return;
     nng_incident_weigh(m, t, NNG_K_FAILURE);
     if (known_failure())

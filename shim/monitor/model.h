@@ -58,8 +58,9 @@ struct nng_tracked {
     uint64_t judge_at;      /* BOOTTIME of a postponed judgement; 0 none */
     uint64_t death_seen_ns; /* when we learned of it */
     enum nng_why why;
-    int why_signal_by;     /* pid of the sender */
-    int incident;          /* index or -1 */
+    int why_signal_by;   /* pid of the sender */
+    int incident;        /* index or -1 */
+    bool one_of_several; /* others left in the same way about then: which was missed is not known */
     uint64_t shm_judge_at; /* ENOSPC on /dev/shm: when to call it a standstill; 0 none */
     bool shm_told;
 

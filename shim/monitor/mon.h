@@ -139,6 +139,9 @@ void nng_judge_held(struct nng_mon *m, struct nng_tracked *t);
 
 /* told.c: as the root leaves with an error, what it tells of a worker that said nothing itself */
 void nng_told_by_trainer(struct nng_mon *m, const struct nng_tracked *root);
+/* Its last traceback says that a worker is gone, and one left with 0: that is the incident. False: none. */
+bool nng_told_of_absent(struct nng_mon *m, const struct nng_tracked *root,
+                        const struct nng_traceback *tb);
 
 /* stall.c: once a second, with what nng_watch_sample saw */
 void nng_stall_mind(struct nng_mon *m, uint64_t now);

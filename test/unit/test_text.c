@@ -491,6 +491,25 @@ static void a_very_long_frame_is_cut(void **state)
     assert_true(strlen(tb.message) == sizeof tb.message - 1);
 }
 
+static void what_is_ignored_ended_nobody(void **state)
+{
+    (void)state;
+    nng_text_traceback(
+        "Traceback (most recent call last):\n"
+        "  File \"/a/train.py\", line 3, in <module>\n"
+        "    next(g)\n"
+        "RuntimeError: One or more background workers are no longer alive. Exiting.\n"
+        "Exception ignored in: <function A.__del__ at 0x7f>\n"
+        "Traceback (most recent call last):\n"
+        "  File \"/a/augmenter.py\", line 335, in __del__\n"
+        "TypeError: 'NoneType' object is not callable\n",
+        &tb);
+    assert_string_equal(tb.type, "RuntimeError");
+    assert_true(tb.complete && tb.last);
+    assert_int_equal(tb.line, 3);
+    assert_int_equal(tb.after, 0);
+}
+
 static void a_word_for_the_shell_is_one_word(void **state)
 {
     (void)state;
@@ -534,6 +553,7 @@ int main(void)
         cmocka_unit_test(what_is_said_after_it_counts),
         cmocka_unit_test(random_tracebacks_are_survived),
         cmocka_unit_test(a_very_long_frame_is_cut),
+        cmocka_unit_test(what_is_ignored_ended_nobody),
         cmocka_unit_test(a_word_for_the_shell_is_one_word),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""A worker that leaves with status 0 while it is needed: nothing shows at its end; the trainer's own words
+do, later. And its look-alikes: workers that were done."""
+import os
+
+import pytest
+
+from conftest import assert_silent, incident_of, screen, torch_python
+
+EXECUTOR = """
+import concurrent.futures as cf, multiprocessing as mp, os, sys
+def task(how):
+    if how == "leave": os._exit(0)
+    return how
+def unwilling():
+    raise RuntimeError("initializer failed")
+if __name__ == "__main__":
+    mp.set_start_method("fork")
+    with cf.ProcessPoolExecutor(2) as done:   # these leave with 0, and rightly so
+        assert list(done.map(task, "abc")) == list("abc")
+    more = {"initializer": unwilling} if sys.argv[1] == "unwilling" else {}
+    with cf.ProcessPoolExecutor(1, **more) as e:
+        print(e.submit(task, sys.argv[1]).result(timeout=30))
+    if sys.argv[1] == "fail":
+        raise ValueError("the fold is empty")
+"""
+
+AUGMENTER = """
+import os, sys
+import numpy as np
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+class Loader(SlimDataLoaderBase):
+    made = 0
+    def generate_train_batch(self):
+        self.made += 1
+        if self.made == 3 and self.thread_id == 0: os._exit(0)
+        return {"data": np.ones((2, 1, 8, 8), np.float32)}
+batches = NonDetMultiThreadedAugmenter(Loader(None, 2, 2), None, 2, 2, seeds=[1, 2], wait_time=0.02)
+for i in range(200): next(batches)
+"""
+
+
+def run(guard, base, script, *args, python="python3", timeout=40):
+    name = os.path.join(base, "absent.py")
+    with open(name, "w", encoding="ascii") as f:
+        f.write(script)
+    return guard.both([python, name, *args], timeout=timeout)
+
+
+def test_an_executor_misses_a_worker(guard, base):
+    r = run(guard, base, EXECUTOR, "leave")
+    assert r.rc == 1 and "BrokenProcessPool" in r.err, str(r)
+    i = incident_of(r, "worker_exit", ("certain", "likely"), code=0, role="worker")
+    assert "exit code 0" in screen(r) and i["exit"]["code"] == 0
+
+
+def test_an_initializer_that_fails(guard, base):
+    """The executor logs its exception and the worker leaves with 0."""
+    r = run(guard, base, EXECUTOR, "unwilling")
+    assert r.rc == 1, str(r)
+    incident_of(r, "worker_exception", "likely", code=0, role="worker")
+    assert "initializer failed" in screen(r)
+
+
+@pytest.mark.parametrize("how", ["well", "fail"])
+def test_workers_that_were_done_are_not_missed(guard, base, how):
+    r = run(guard, base, EXECUTOR, how)
+    assert r.rc == (how == "fail"), str(r)
+    assert_silent(r)
+
+
+def test_an_augmenter_misses_a_worker(guard, base):
+    """The very message that people search for. The other worker leaves with 0 as well, because of it."""
+    r = run(guard, base, AUGMENTER, python=torch_python("new"), timeout=60)
+    assert r.rc == 1 and "no longer alive" in r.err, str(r)
+    incident_of(r, "worker_exit", "likely", code=0, role="worker")
