@@ -79,12 +79,28 @@ bool nng_ev_left(const struct nng_evidence *ev)
            (ev->status.known || ev->kind == NNG_K_FAILURE || ev->tb.present);
 }
 
+/* Recorded before the call, so what came after the death ended nothing. A SIGKILL strikes at once, but for
+ * a process that the kernel holds; any other signal may have been handled before. */
 const struct nng_killrec *nng_ev_killer(const struct nng_evidence *ev, int signo)
 {
-    for (int i = 0; i < ev->n_kills; i++)
-        if (ev->kills[i].signal == signo)
-            return &ev->kills[i];
-    return NULL;
+    const uint64_t within = signo == SIGKILL ? 60 * NNG_SEC : 5 * NNG_SEC;
+    const struct nng_killrec *found = NULL;
+    uint64_t death = ev->who.death_ns ? ev->who.death_ns : ev->time_ns;
+
+    for (int i = 0; i < ev->n_kills; i++) {
+        const struct nng_killrec *k = &ev->kills[i];
+        if (k->signal != signo || (death && (k->time_ns > death || death - k->time_ns > within)))
+            continue;
+        /* newest first: the first SIGKILL is the one that killed, of others the last */
+        if (!found || signo == SIGKILL)
+            found = k;
+    }
+    return found;
+}
+
+bool nng_ev_oom_open(const struct nng_evidence *ev)
+{
+    return ev->mem.present && ev->mem.kills > 0 && ev->mem.kills_fresh != 0;
 }
 
 int nng_ev_workers(const struct nng_evidence *ev)

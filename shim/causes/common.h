@@ -25,8 +25,10 @@ enum nng_confidence nng_ev_cap(const struct nng_evidence *ev, struct nng_verdict
                                enum nng_confidence want);
 /* It left with an exit code (or is the root that failed in its own words) instead of a signal. */
 bool nng_ev_left(const struct nng_evidence *ev);
-/* A signal `signo` sent to the victim from inside this run; NULL none. */
+/* A signal `signo` sent to the victim from inside this run, shortly before it died; NULL none. */
 const struct nng_killrec *nng_ev_killer(const struct nng_evidence *ev, int signo);
+/* Its cgroup counted an out-of-memory kill about then that is not accounted for. */
+bool nng_ev_oom_open(const struct nng_evidence *ev);
 /* The victim's own failed call with err that its exception speaks of: the one whose path the message
  * names, or the newest if the message names no path. *sure: that it is this one. devshm: 1 only on
  * /dev/shm, 0 only elsewhere, -1 both. */

@@ -71,13 +71,17 @@ struct nng_memscope { /* memory cgroup of the victim and the ancestor whose limi
     int64_t kills_total; /* its rise since the run's start */
     int64_t fails;       /* rise of failcnt / memory.events max since that sample; -1 */
     int sigkills; /* SIGKILL deaths in this run, in that cgroup, in the same window, without sender */
+    int64_t kills_fresh; /* of `kills`, those that rose just before this death (a second or two); -1 */
+    int sigkills_fresh;  /* ... of `sigkills`, those since then */
+    int others_gone;     /* helpers and other programs of this run that were killed, or are gone nobody
+                            knows how, since then: the count may be theirs */
     int foreign; /* processes in that cgroup (seen in the window) that are not this run's; -1 unknown */
     int foreign_gone; /* ... of these, how many are gone now */
     bool group;       /* memory.oom.group is set */
     int64_t
         limit_hit; /* limit of the nearest ancestor (or own) whose limit was reached; -1 unknown */
     char limit_path[256];
-    bool oomd; /* user.oomd_kill xattr rose */
+    bool oomd; /* user.oomd_kill xattr rose in the window */
 };
 
 struct nng_kmsg { /* the kernel's own record of an OOM kill */

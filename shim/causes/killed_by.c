@@ -35,7 +35,13 @@ static enum nng_confidence by_record(const struct nng_evidence *ev, const struct
                     "内核日志中也有它因内存不足被杀的记录");
         return NNG_LIKELY;
     }
-    return ev->status.known ? NNG_CERTAIN : NNG_LIKELY;
+    if (signo == SIGKILL && nng_ev_oom_open(ev)) {
+        nng_v_doubt(v,
+                    "its cgroup counted an out-of-memory kill about then, perhaps of another one",
+                    "其所在 cgroup 当时也计了一次内存不足杀死,可能是另一个进程");
+        return NNG_LIKELY;
+    }
+    return nng_ev_cap(ev, v, NNG_CERTAIN);
 }
 
 static enum nng_confidence by_siginfo(const struct nng_evidence *ev, const struct nng_fault *f,
@@ -105,7 +111,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (signo == SIGXFSZ && !k && f && f->sender_pid == ev->who.pid &&
         nng_ev_rlim(ev, RLIMIT_FSIZE, false) >= 0)
         return NNG_NO; /* by the kernel, in its own name: file_size_limit */
-    if (f && f->sender_pid > 0 && (!k || k->sender != f->sender_pid))
+    if (f && f->sender_pid >= 0 && (!k || k->sender != f->sender_pid))
         conf = by_siginfo(ev, f, v);
     else if (k)
         conf = by_record(ev, k, signo, v);

@@ -139,6 +139,7 @@ _Static_assert(sizeof(struct nng_rec) == 256, "one slot is 256 bytes");
 #define NNG_RF_CUT 4u      /* text was cut, from the left */
 #define NNG_RF_INODES 8u   /* FAIL: no free inode there (blocks may be free) */
 #define NNG_RF_SUSPECT 16u /* may be an incident: the monitor must look now (rings the bell) */
+#define NNG_RF_DEAD 32u    /* KILL: the target was dead or dying already */
 
 struct nng_ring {
     _Atomic uint64_t next; /* tickets given out; slot = ticket % n */

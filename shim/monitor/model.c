@@ -243,6 +243,8 @@ static struct nng_tracked *on_wait(struct nng_model *m, const struct nng_got *g)
     if (!WIFEXITED(status) && !WIFSIGNALED(status))
         return NULL;
     if (!t) {
+        m->wait[m->n_waits++ % NNG_M_WAITS] =
+            (struct nng_wait){(int)g->rec.a, status, g->rec.time_ns};
         if (status)
             nng_model_moment(m, g->rec.time_ns, "helper pid %d ended: %s %d", (int)g->rec.a,
                              WIFSIGNALED(status) ? "signal" : "exit code",
@@ -289,7 +291,7 @@ static struct nng_tracked *on_kill(struct nng_model *m, const struct nng_got *g)
 {
     int64_t target = g->rec.a;
 
-    if (g->rec.b == 0 || g->rec.err)
+    if (g->rec.b == 0 || g->rec.err || (target > 0 && g->rec.flags & NNG_RF_DEAD))
         return NULL;
     if (target > 0) {
         struct nng_tracked *t = nng_model_find(m, (int)target);

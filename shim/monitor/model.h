@@ -13,6 +13,7 @@
 
 #define NNG_T_FAILS 16
 #define NNG_T_KILLS 8
+#define NNG_M_WAITS 64
 
 enum nng_why { /* why a death is no incident of its own */
                NNG_WHY_NONE = 0,
@@ -75,6 +76,11 @@ struct nng_tracked {
     int64_t cpu_limit; /* hard RLIMIT_CPU in seconds; 0 none or unknown */
 };
 
+struct nng_wait { /* of a child that is not followed: a program that the run started */
+    int pid, status;
+    uint64_t time_ns;
+};
+
 struct nng_model {
     struct nng_tracked **t;
     size_t n, cap;
@@ -85,6 +91,8 @@ struct nng_model {
     int64_t biggest_ask; /* largest request for shared memory that was seen; -1 */
     struct nng_moment moment[NNG_TIMELINE]; /* ring */
     unsigned n_moments;
+    struct nng_wait wait[NNG_M_WAITS]; /* ring */
+    unsigned n_waits;
 };
 
 /* The kernel's or a parent's word, not only what the process itself left. */

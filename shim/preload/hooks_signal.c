@@ -7,6 +7,7 @@
  * signals there, in its parent's memory.
  */
 #include "signals.h"
+#include "start.h"
 #include <fcntl.h>
 #include <sys/syscall.h>
 
@@ -195,11 +196,38 @@ static int raw_pid(void)
     return (int)nng_sys0(SYS_getpid);
 }
 
+/* kill() of a zombie succeeds, and a sentinel wakes the parent before its child is even one: a signal that
+ * comes then ended nothing. The flags of /proc/PID/stat tell. */
+static bool is_dying(int64_t pid)
+{
+    const uint64_t exiting = 4; /* PF_EXITING */
+    char path[40], buf[256];
+    char *to = nng_fmt_str(path, path + sizeof path, "/proc/");
+    to = nng_fmt_u64(to, path + sizeof path, (uint64_t)pid);
+    nng_fmt_str(to, path + sizeof path, "/stat");
+    long n = nng_read_file(path, buf, sizeof buf);
+    const char *end = buf + (n > 0 ? n : 0), *p = end;
+    uint64_t flags = 0;
+    while (p > buf && *p != ')')
+        p--;
+    if (end - p < 4)
+        return false;
+    if (p[2] == 'Z' || p[2] == 'X')
+        return true;
+    for (int skip = 0; skip < 7 && p < end; p++)
+        skip += *p == ' ';
+    nng_parse_u64(p, end, &flags);
+    return flags & exiting;
+}
+
 static void record(enum nng_call call, int64_t target, int sig, int64_t pgid)
 {
     struct nng_put p = {.type = NNG_R_KILL, .call = call, .a = target, .b = sig, .c = pgid};
-    if (sig > 0 && nng_journal)
-        nng_put(&p);
+    if (sig <= 0 || !nng_journal)
+        return;
+    if (target > 0 && target != nng_st.pid && is_dying(target))
+        p.flags = NNG_RF_DEAD;
+    nng_put(&p);
 }
 
 static bool spares_by_default(int sig)
@@ -298,8 +326,9 @@ static int64_t pidfd_target(int fd)
 
 static void sending_by_pidfd(int fd, int sig)
 {
-    if (sig > 0 && nng_journal)
-        sending(NNG_C_PIDFD_SEND, pidfd_target(fd), sig, 0);
+    int64_t target = sig > 0 && nng_journal ? pidfd_target(fd) : -1;
+    if (target > 0) /* -1, of a process that is gone, would mean everybody */
+        sending(NNG_C_PIDFD_SEND, target, sig, 0);
 }
 
 #ifndef SYS_pidfd_send_signal
