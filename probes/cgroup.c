@@ -350,6 +350,9 @@ static void mem_v1(const char *folder, struct nng_cgmem *out)
     if (both >= 0 && out->limit >= 0 && both >= out->limit)
         out->swap_limit = both - out->limit; /* as v2 counts it: swap alone */
     out->fails = number(folder, "memory.failcnt");
+    int64_t swap_fails = number(folder, "memory.memsw.failcnt");
+    if (out->fails >= 0 && swap_fails > 0)
+        out->fails += swap_fails;
     if (text(folder, "memory.oom_control", buf, sizeof buf))
         out->kills = nng_probes_keyed(buf, "oom_kill");
 }
@@ -417,7 +420,7 @@ int nng_cgroup_chain(const struct nng_cgroup *cg, struct nng_cglevel *out, int m
     return n;
 }
 
-int nng_cgroup_procs(const char *folder, int *pids, int max)
+static int procs_of(const char *folder, int *pids, int max)
 {
     char path[600];
     struct nng_probes_lines *l = malloc(sizeof *l);
@@ -428,12 +431,50 @@ int nng_cgroup_procs(const char *folder, int *pids, int max)
         return -ENOMEM;
     snprintf(path, sizeof path, "%s/cgroup.procs", folder);
     err = nng_probes_lines_open(l, path, 1u << 20);
-    while (!err && n < max && (line = nng_probes_lines_next(l)))
-        if (isdigit((unsigned char)line[0]))
-            pids[n++] = atoi(line);
+    while (!err && n < max && (line = nng_probes_lines_next(l))) {
+        if (!isdigit((unsigned char)line[0]))
+            continue;
+        pids[n] = atoi(line);
+        if (pids[n++] == 0) /* it lives in a pid namespace that cannot be seen from here */
+            err = -EXDEV;
+    }
     nng_probes_lines_close(l);
     free(l);
     return err ? err : n;
+}
+
+/* In v2 a group below, for which the controller is off, is charged to this one. */
+static int procs_below(const char *folder, int *pids, int max, int depth, int *budget)
+{
+    char path[1024], below[600];
+    struct dirent *e;
+    int n = procs_of(folder, pids, max);
+    DIR *d = n >= 0 && nng_probes_path(path, sizeof path, "%s", folder) ? opendir(path) : NULL;
+
+    if (!d)
+        return n < 0 ? n : -EACCES;
+    while (n >= 0 && n < max && (e = readdir(d))) {
+        if (e->d_type != DT_DIR || e->d_name[0] == '.')
+            continue;
+        if (snprintf(below, sizeof below, "%s/%s", folder, e->d_name) >= (int)sizeof below - 32 ||
+            --*budget < 0 || depth == 0)
+            n = -E2BIG;
+        else if (!has(below, "memory.current")) {
+            int more = procs_below(below, pids + n, max - n, depth - 1, budget);
+            n = more < 0 ? more : n + more;
+        }
+    }
+    closedir(d);
+    return n;
+}
+
+int nng_cgroup_procs(const char *folder, int *pids, int max)
+{
+    int budget = 256;
+
+    if (has(folder, "memory.current"))
+        return procs_below(folder, pids, max, 8, &budget);
+    return procs_of(folder, pids, max);
 }
 
 int nng_cgroup_pids(const struct nng_cgroup *cg, int64_t *max, int64_t *current, int64_t *events,

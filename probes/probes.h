@@ -66,7 +66,9 @@ struct nng_cglevel {
     struct nng_cgmem mem;
 };
 int nng_cgroup_chain(const struct nng_cgroup *cg, struct nng_cglevel *out, int max);
-int nng_cgroup_procs(const char *folder, int *pids, int max); /* count or -errno */
+/* Who is charged to it, also from groups below that have no memory controller. Count or -errno; -EXDEV:
+ * there are some whose number cannot be known here. */
+int nng_cgroup_procs(const char *folder, int *pids, int max);
 /* pids controller: nearest level with a limit; max -1 none. */
 int nng_cgroup_pids(const struct nng_cgroup *cg, int64_t *max, int64_t *current, int64_t *events,
                     char *path, size_t path_n);

@@ -1,19 +1,26 @@
 /* SPDX-License-Identifier: MIT
  *
  * cgroup_oom: the memory limit of a container or job was reached and the kernel killed the process.
- * Certain only where the kernel's own line fits by pid, or where the victim's own cgroup counted
- * exactly as many kills as processes of this run died there and nobody else lives in that cgroup. An OOM
- * kill of somebody else in the same cgroup at the time of a kill -9 is the trap.
+ * Certain only where the kernel's own line fits by pid, or where the victim's own cgroup, at its limit,
+ * counted just before the death exactly as many kills as processes of this run died there, and there is
+ * nobody else for whom they can have been. An OOM kill of somebody else in the same cgroup at the time
+ * of a kill -9 is the trap.
  */
 #include "common.h"
 
 #include <string.h>
 
-/* The count leaves nobody else. */
+static bool at_its_limit(const struct nng_memscope *m)
+{
+    return m->fails > 0 || m->limit_hit > 0 ||
+           (m->limit > 0 && m->peak >= m->limit - m->limit / 10);
+}
+
+/* The count rose just before the death and leaves nobody else. */
 static bool count_fits(const struct nng_memscope *m)
 {
-    return m->present && m->kills >= 1 && m->foreign == 0 && m->sigkills >= 1 &&
-           m->kills == m->sigkills;
+    return m->present && m->kills_fresh >= 1 && m->foreign == 0 && m->others_gone == 0 &&
+           m->kills_fresh == m->sigkills_fresh && at_its_limit(m);
 }
 
 static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdict *v)
@@ -35,7 +42,7 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (k->found) {
         if (count_fits(m))
-            return NNG_CERTAIN;
+            return nng_ev_cap(ev, v, NNG_CERTAIN);
         nng_v_doubt(v,
                     "the kernel's line fits by name and size; its pid cannot be compared in here",
                     "内核日志中的名称和大小相符;但在这里无法核对 pid");
@@ -47,7 +54,17 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
     if (!m->present || m->kills < 1)
         return NNG_NO;
     if (count_fits(m))
-        return NNG_CERTAIN;
+        return nng_ev_cap(ev, v, NNG_CERTAIN);
+    if (m->kills_fresh == 0) {
+        nng_v_doubt(v, "the count had risen well before it died, it may be another one's",
+                    "该计数在它死亡之前早已增加,可能属于另一个进程");
+        return NNG_POSSIBLE;
+    }
+    if (m->others_gone > 0) {
+        nng_v_doubt(v, "another program that this run started ended about then, it may be its kill",
+                    "本次训练启动的另一个程序也在那时结束,计数可能属于它");
+        return NNG_POSSIBLE;
+    }
     if (m->foreign > 0 && m->foreign_gone > 0) {
         nng_v_doubt(v, "%d other processes of that cgroup are gone too, the count may be theirs",
                     "该 cgroup 中另有 %d 个进程也消失了,计数可能属于它们", m->foreign_gone);
@@ -61,6 +78,9 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
     if (m->foreign != 0)
         nng_v_doubt(v, "others share its cgroup; the kernel's log would tell whom the kill was for",
                     "该 cgroup 中还有其他进程;内核日志可以说明被杀的是谁");
+    else if (m->kills == m->sigkills)
+        nng_v_doubt(v, "the limit itself was not seen to be reached; the kernel's log would tell",
+                    "没有看到上限本身被达到;内核日志可以说明");
     else
         nng_v_doubt(v, "the kernel counted %lld kills for %d deaths seen; its log would name them",
                     "内核计了 %lld 次,而看到的死亡为 %d 次;内核日志会写明是哪些进程",

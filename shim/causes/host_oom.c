@@ -54,7 +54,9 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
     /* What its death gave back. */
     int64_t freed = ev->victim_rss > 0 ? ev->victim_rss : 0;
     bool sent = nng_ev_killer(ev, SIGKILL) != NULL;
-    bool short_of = h->total > 0 && h->available >= 0 && h->available - freed < h->total / 7;
+    int64_t left = h->total > 0 && h->available >= 0 ? h->available - freed : -1;
+    bool short_of = h->total > 0 && h->available >= 0 && left < h->total / 7;
+    bool plenty = h->total > 0 && left > h->total / 2;
     enum nng_confidence conf;
 
     if (k->found && !k->global)
@@ -72,7 +74,8 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
             nng_v_doubt(
                 v, "the kernel's line fits by name and size; its pid cannot be compared in here",
                 "内核日志中的名称和大小相符;但在这里无法核对 pid");
-    } else if (k->readable || h->vmstat_kills < 1 || (ev->mem.present && ev->mem.kills > 0)) {
+    } else if (k->readable || h->vmstat_kills < 1 || (ev->mem.present && ev->mem.kills > 0) ||
+               plenty) { /* somebody else's cgroup was full, then */
         return NNG_NO;
     } else {
         conf = short_of && ev->mem.present && ev->mem.kills == 0 ? NNG_LIKELY : NNG_POSSIBLE;

@@ -36,7 +36,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
                     nng_fix_trainer(ev));
     if (nng_ev_workers(ev) > 1)
         nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);
-    return conf;
+    return nng_ev_cap(ev, v, conf);
 }
 
 NNG_CAUSE(oomd_kill, 16, match);

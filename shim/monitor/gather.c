@@ -143,6 +143,7 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     ev->host.total = ev->host.available = -1;
     ev->mem.kills = ev->mem.limit = ev->mem.limit_hit = -1;
     ev->mem.foreign = -1;
+    ev->mem.kills_fresh = -1;
     ev->pids.max = ev->pids.current = ev->pids.max_events = ev->pids.user_tasks = -1;
     ev->pids.nproc_soft = -2;
     ev->stack.culprit = -1;

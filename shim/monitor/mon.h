@@ -23,7 +23,7 @@
 
 struct nng_count { /* one reading of counters that only rise */
     uint64_t time_ns;
-    int64_t kills, fails;
+    int64_t kills, fails, oomd;
 };
 
 struct nng_stranger { /* a process in our cgroup that is not of this run */
@@ -43,7 +43,7 @@ struct nng_watched { /* a memory cgroup in which processes of the run live */
     uint64_t taken[NNG_HISTORY];
     unsigned n_strangers;
     struct nng_stranger stranger[NNG_FOREIGN];
-    bool strangers_unknown; /* too many, or not readable */
+    uint64_t strangers_unknown_ns; /* when last too many, of another pid namespace, or not readable */
     struct nng_cgmem now;
     int64_t peak_seen;
     uint64_t chain_ns;

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,7 +41,7 @@ static void read_counts(struct nng_watched *w, uint64_t now)
     struct nng_count *c = &w->history[w->n_history++ % NNG_HISTORY];
 
     if (nng_cgroup_mem(w->folder, w->version, &w->now))
-        w->now.kills = w->now.fails = -1;
+        w->now.kills = w->now.fails = w->now.oomd = -1;
     if (w->now.peak > w->peak_seen)
         w->peak_seen = w->now.peak;
     if (w->now.usage > w->peak_seen)
@@ -48,6 +49,7 @@ static void read_counts(struct nng_watched *w, uint64_t now)
     c->time_ns = now;
     c->kills = w->now.kills;
     c->fails = w->now.fails;
+    c->oomd = w->now.oomd;
     if (now - w->chain_ns >= NNG_WINDOW) {
         memcpy(w->chain_before, w->chain, sizeof w->chain);
         w->n_chain_before = w->n_chain;
@@ -120,7 +122,8 @@ static bool is_ours(struct nng_mon *m, int pid, uint64_t *ticks)
     int up = pid;
     for (int depth = 0; depth < 16 && up > 1; depth++) {
         struct nng_pstat st;
-        if (up == getpid() || up == getppid() || up == m->run.root_pid)
+        /* not our parent: it may be a reaper that adopts strangers too */
+        if (up == getpid() || up == m->run.root_pid)
             return true;
         const struct nng_tracked *t = nng_model_find(&m->model, up);
         if (t && !t->dead)
@@ -140,7 +143,7 @@ static void look_for_strangers(struct nng_mon *m, struct nng_watched *w, uint64_
     int n = nng_cgroup_procs(w->folder, pids, 1024);
 
     if (n < 0 || n >= 1024) {
-        w->strangers_unknown = true;
+        w->strangers_unknown_ns = now;
         return;
     }
     for (int i = 0; i < n; i++) {
@@ -236,7 +239,7 @@ void nng_watch_sample(struct nng_mon *m)
     m->shm_used = nng_devshm_used();
     vm->time_ns = now;
     vm->kills = nng_vmstat_oom_kill();
-    vm->fails = 0;
+    vm->fails = vm->oomd = 0;
     nng_hostmem_read(&host);
     m->run.hostmem = host;
     put_sample(m, main_scope, host.available);
@@ -280,6 +283,15 @@ static void limit_hit(struct nng_watched *w, struct nng_memscope *out)
     }
 }
 
+/* Killed, and no SIGKILL by this run is known. */
+static bool unsent_kill(const struct nng_tracked *o)
+{
+    for (int i = 0; i < o->n_kills; i++)
+        if (o->kills[i].signal == SIGKILL && o->kills[i].time_ns <= o->death_ns)
+            return false;
+    return o->status.known && o->status.signal == SIGKILL;
+}
+
 static int sigkills_like(const struct nng_mon *m, const struct nng_tracked *t, uint64_t since)
 {
     int n = 0;
@@ -289,12 +301,87 @@ static int sigkills_like(const struct nng_mon *m, const struct nng_tracked *t, u
             n++;
             continue;
         }
-        if (!o->dead || o->judged || o->status.signal != SIGKILL || o->n_kills)
+        if (!o->dead || o->incident >= 0 || o->role == NNG_ROLE_HELPER || !unsent_kill(o))
             continue;
         if (o->death_ns > since && (!o->cg_known || !strcmp(o->cg.mem, t->cg.mem)))
             n++;
     }
     return n;
+}
+
+/* A shell passes on that its command was killed. */
+static bool may_be_killed(int status)
+{
+    return WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL
+                               : WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGKILL;
+}
+
+static const struct nng_wait *waited_for(const struct nng_model *m, int pid, uint64_t since)
+{
+    unsigned first = m->n_waits > NNG_M_WAITS ? m->n_waits - NNG_M_WAITS : 0;
+    for (unsigned i = m->n_waits; i-- > first;) {
+        const struct nng_wait *got = &m->wait[i % NNG_M_WAITS];
+        if (got->pid == pid && got->time_ns >= since)
+            return got;
+    }
+    return NULL;
+}
+
+static bool is_gone(const struct nng_stranger *s)
+{
+    struct nng_pstat st;
+    return nng_proc_stat(s->pid, &st) || st.state == 'Z' || st.start_ticks != s->start_ticks;
+}
+
+/* Helpers, and programs that are not followed, for whom a kill may have been: killed since then, or gone
+ * and nobody saw how. */
+static int others_gone(const struct nng_mon *m, const struct nng_watched *w,
+                       const struct nng_tracked *t, uint64_t since)
+{
+    unsigned waits = m->model.n_waits < NNG_M_WAITS ? m->model.n_waits : NNG_M_WAITS;
+    int n = 0;
+
+    for (unsigned i = 0; i < waits; i++)
+        n += m->model.wait[i].time_ns >= since && may_be_killed(m->model.wait[i].status);
+    for (size_t i = 0; i < m->model.n; i++) {
+        const struct nng_tracked *o = m->model.t[i];
+        if (o != t && o->role == NNG_ROLE_HELPER && o->dead && o->death_ns >= since)
+            n += !o->status.known || unsent_kill(o) ||
+                 (!o->status.signal && o->status.code == 128 + SIGKILL);
+    }
+    for (unsigned i = 0; i < w->n_strangers; i++) {
+        const struct nng_stranger *s = &w->stranger[i];
+        if (s->ours && s->seen_ns >= since && is_gone(s) && !nng_model_find(&m->model, s->pid))
+            n += !waited_for(&m->model, s->pid, since);
+    }
+    return n;
+}
+
+/* The last reading before the death that cannot hold its kill: between the kill and the death lies the
+ * giving back of its memory. */
+static uint64_t just_before(const struct nng_tracked *t, uint64_t now)
+{
+    uint64_t death = t->dead && t->death_ns ? t->death_ns : now;
+    uint64_t take = NNG_SECOND / 2 + (t->rss > 0 ? (uint64_t)t->rss / 2 : 0); /* 2 GB a second */
+
+    if (take > 6 * NNG_SECOND)
+        take = 6 * NNG_SECOND;
+    return death > take ? death - take : 0;
+}
+
+static void count_fresh(struct nng_mon *m, const struct nng_watched *w, const struct nng_tracked *t,
+                        uint64_t now, struct nng_memscope *out)
+{
+    const struct nng_count *ref = reading_before(w->history, w->n_history - 1, just_before(t, now));
+    uint64_t since = ref ? ref->time_ns : now;
+
+    if (ref && ref->kills >= 0 && w->now.kills >= 0) {
+        out->kills_fresh = w->now.kills - ref->kills - (int64_t)taken_since(w, since);
+        if (out->kills_fresh < 0)
+            out->kills_fresh = 0;
+    }
+    out->sigkills_fresh = sigkills_like(m, t, since);
+    out->others_gone = others_gone(m, w, t, since);
 }
 
 void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out)
@@ -309,6 +396,7 @@ void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng
     out->limit = out->usage = out->peak = out->swap_limit = -1;
     out->kills = out->kills_total = out->fails = out->limit_hit = -1;
     out->foreign = -1;
+    out->kills_fresh = -1;
     if (!place || !place->cg_known)
         place = m->model.root;
     if (!place || !place->cg_known || !(w = watched_of(m, &place->cg)))
@@ -333,17 +421,17 @@ void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng
     if (w->now.fails >= 0 && before && before->fails >= 0)
         out->fails = w->now.fails - before->fails;
     out->sigkills = sigkills_like(m, t, since);
-    out->oomd = w->now.oomd > 0;
-    if (!w->strangers_unknown) {
+    count_fresh(m, w, t, now, out);
+    if (before) /* set for the first time is a rise, too */
+        out->oomd = w->now.oomd > (before->oomd > 0 ? before->oomd : 0);
+    if (!w->strangers_unknown_ns || w->strangers_unknown_ns < since) {
         out->foreign = 0;
         for (unsigned i = 0; i < w->n_strangers; i++) {
             const struct nng_stranger *s = &w->stranger[i];
-            struct nng_pstat st;
             if (s->ours || s->seen_ns < since)
                 continue;
             out->foreign++;
-            if (nng_proc_stat(s->pid, &st) || st.state == 'Z' || st.start_ticks != s->start_ticks)
-                out->foreign_gone++;
+            out->foreign_gone += is_gone(s);
         }
     }
     limit_hit(w, out);
@@ -378,6 +466,7 @@ void nng_watch_from_samples(struct nng_mon *m, struct nng_memscope *mem, int64_t
     mem->limit = mem->usage = mem->peak = mem->swap_limit = mem->limit_hit = -1;
     mem->kills = mem->kills_total = mem->fails = -1;
     mem->foreign = -1;
+    mem->kills_fresh = -1;
     nng_cursor_init(&c, &m->view, NNG_RING_SAMPLES);
     while (nng_cursor_next(&c, &m->view, true, &g)) {
         if (sscanf(g.text, "limit=%lld kills=%lld fails=%lld", &limit, &kills, &fails) != 3)

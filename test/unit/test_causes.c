@@ -201,6 +201,8 @@ static void counted(E *e, int64_t kills, int deaths, int foreign, int foreign_go
     e->mem.kills = kills;
     e->mem.kills_total = kills;
     e->mem.sigkills = deaths;
+    e->mem.kills_fresh = kills;
+    e->mem.sigkills_fresh = deaths;
     e->mem.foreign = foreign;
     e->mem.foreign_gone = foreign_gone;
 }
@@ -615,6 +617,52 @@ static void oom_more_kills_than_deaths(E *e)
 {
     counted(e, 3, 1, 0, 0);
 }
+static void oom_counted_long_before(E *e)
+{
+    counted(e, 1, 1, 0, 0);
+    e->mem.kills_fresh = 0;
+}
+static void oom_counted_for_a_tool(E *e)
+{
+    counted(e, 1, 1, 0, 0);
+    e->mem.others_gone = 1;
+}
+static void oom_counted_away_from_the_limit(E *e)
+{
+    counted(e, 1, 1, 0, 0);
+    e->mem.peak = GIB;
+    e->mem.limit_hit = -1;
+    e->mem.fails = 0;
+}
+static void oom_counted_and_a_status_inferred(E *e)
+{
+    counted(e, 1, 1, 0, 0);
+    trainer(e);
+    e->status.inferred = true;
+}
+static void oomd_and_a_status_inferred(E *e)
+{
+    counted(e, 0, 1, 0, 0);
+    e->mem.oomd = true;
+    trainer(e);
+    e->status.inferred = true;
+}
+static void oom_and_a_kill_of_the_dead(E *e)
+{
+    counted(e, 1, 1, 0, 0);
+    kill_by(e, 4000, NNG_ROLE_TRAINER, true, SIGKILL)->time_ns = e->who.death_ns + 1;
+}
+static void killed_long_after_a_kill_record(E *e)
+{
+    counted(e, 0, 1, 0, 0);
+    kill_by(e, 4000, NNG_ROLE_TRAINER, true, SIGKILL)->time_ns = e->who.death_ns - 90 * SECOND;
+}
+static void killed_by_the_first_of_two(E *e)
+{
+    counted(e, 0, 1, 0, 0);
+    kill_by(e, 4000, NNG_ROLE_TRAINER, true, SIGKILL); /* the newest comes first */
+    kill_by(e, 4712, NNG_ROLE_WORKER, false, SIGKILL)->time_ns -= SECOND / 10;
+}
 static void oom_by_pid(E *e)
 {
     counted(e, 1, 3, 4, 2);
@@ -668,6 +716,12 @@ static void host_by_count_and_short(E *e)
     e->host.available = 2 * GIB;
 }
 static void host_count_of_another_container(E *e)
+{
+    counted(e, 0, 1, 0, 0);
+    e->host.vmstat_kills = 1;
+    e->host.available = 20 * GIB;
+}
+static void host_count_with_plenty_left(E *e)
 {
     counted(e, 0, 1, 0, 0);
     e->host.vmstat_kills = 1;
@@ -1247,17 +1301,26 @@ static const struct row {
     R(oom_foreign_came_and_went, "cgroup_oom", POS),
     R(oom_fewer_kills_than_deaths, "cgroup_oom", POS),
     R(oom_more_kills_than_deaths, "cgroup_oom", LIK),
+    R(oom_counted_long_before, "cgroup_oom", POS),
+    R(oom_counted_for_a_tool, "cgroup_oom", POS),
+    R(oom_counted_away_from_the_limit, "cgroup_oom", LIK),
+    R(oom_counted_and_a_status_inferred, "cgroup_oom", LIK),
+    R(oomd_and_a_status_inferred, "oomd_kill", LIK),
+    R(oom_and_a_kill_of_the_dead, "cgroup_oom", CER),
+    R(killed_long_after_a_kill_record, "killed_unknown", UNK),
+    R(killed_by_the_first_of_two, "killed_by", CER),
     R(oom_by_pid, "cgroup_oom", CER),
     R(oom_by_name, "cgroup_oom", LIK),
     R(oom_by_name_and_count, "cgroup_oom", CER),
     R(oom_of_others_by_the_log, "killed_unknown", UNK),
-    R(oom_count_but_a_sibling_killed_it, "killed_by", CER),
+    R(oom_count_but_a_sibling_killed_it, "killed_by", LIK),
     R(oom_and_a_kill_record, "cgroup_oom", LIK),
     R(oom_says_the_program, "killed_unknown", UNK),
     R(host_by_pid, "host_oom", CER),
     R(host_by_name, "host_oom", LIK),
     R(host_by_count_and_short, "host_oom", LIK),
     R(host_count_of_another_container, "host_oom", POS),
+    R(host_count_with_plenty_left, "killed_unknown", UNK),
     R(host_count_but_the_log_is_silent, "killed_unknown", UNK),
     R(oomd, "oomd_kill", CER),
     R(killed_by_sibling, "killed_by", CER),

@@ -233,6 +233,31 @@ static void test_procs__bounded(void **s)
     assert_int_equal(nng_cgroup_procs("/none", pids, 4), -ENOENT);
 }
 
+static void test_procs__groups_below_without_the_controller__counted(void **s)
+{
+    int pids[8];
+    (void)s;
+    put_text("/g/memory.current", "4096\n");
+    put_text("/g/cgroup.procs", "1\n");
+    put_text("/g/off/cgroup.procs", "22\n");
+    put_text("/g/off/deeper/cgroup.procs", "333\n");
+    put_text("/g/on/memory.current", "4096\n");
+    put_text("/g/on/cgroup.procs", "4444\n");
+    assert_int_equal(nng_cgroup_procs("/g", pids, 8), 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_not_equal(pids[i], 4444);
+    put_text("/g/off/a/b/c/d/e/f/g/h/cgroup.procs", "5\n");
+    assert_true(nng_cgroup_procs("/g", pids, 8) < 0);
+}
+
+static void test_procs__of_another_pid_namespace__unknown(void **s)
+{
+    int pids[8];
+    (void)s;
+    put_text("/g/cgroup.procs", "1\n0\n");
+    assert_int_equal(nng_cgroup_procs("/g", pids, 8), -EXDEV);
+}
+
 static void test_pids__limit_with_least_room_wins(void **s)
 {
     struct nng_cgroup cg = {.pids_version = 2, .pids = "/p/a/b", .pids_top = "/p"};
@@ -292,6 +317,8 @@ int main(void)
         ROOTED(test_find__path_longer_than_room__unknown_not_cut),
         ROOTED(test_chain__own_first_up_to_the_mount),
         ROOTED(test_procs__bounded),
+        ROOTED(test_procs__groups_below_without_the_controller__counted),
+        ROOTED(test_procs__of_another_pid_namespace__unknown),
         ROOTED(test_pids__limit_with_least_room_wins),
         ROOTED(test_real__own_cgroup__found_and_lists_us),
     };
