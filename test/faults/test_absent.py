@@ -37,7 +37,7 @@ class Loader(SlimDataLoaderBase):
         if self.made == 3 and self.thread_id == 0: os._exit(0)
         return {"data": np.ones((2, 1, 8, 8), np.float32)}
 batches = NonDetMultiThreadedAugmenter(Loader(None, 2, 2), None, 2, 2, seeds=[1, 2], wait_time=0.02)
-for i in range(200): next(batches)
+while True: next(batches)
 """
 
 
