@@ -4,8 +4,11 @@
  * libraries loaded behind us. Why not dlsym: before glibc 2.34 it lives in libdl.so.2, whose loading
  * costs every program under an exported LD_PRELOAD more than all the rest of us; it allocates when a
  * name is missing, which allocators that are hooked themselves do not survive; and one walk for all
- * names is four times as fast. In any context before and in the constructor; read-only but for the
- * slots.
+ * names is four times as fast. Read-only but for the slots, and a slot once filled stays.
+ *
+ * What the constructor does not find may come later: before glibc 2.34 shm_* are in librt and sem_*
+ * and pthread_* in libpthread, which Python's _posixshmem or an extension bring along by dlopen. So
+ * REAL() looks again as long as its own slot is empty.
  */
 #include "start.h"
 #include <elf.h>
@@ -140,11 +143,7 @@ static int visit(struct dl_phdr_info *lib, size_t size, void *data)
 
 void nng_bind(void)
 {
-    static _Atomic bool bound;
     bool behind_us = false;
-    /* Not a lock: two threads that meet here bind the same values. */
-    if (atomic_load_explicit(&bound, memory_order_acquire))
-        return;
+    /* No lock: two threads that meet here bind the same values. */
     dl_iterate_phdr(visit, &behind_us);
-    atomic_store_explicit(&bound, true, memory_order_release);
 }

@@ -23,7 +23,7 @@ static void in_devshm(char *out, size_t size, const char *prefix, const char *na
 
 HOOK(int, shm_open, (const char *name, int flags, mode_t mode))
 {
-    int fd = REAL(shm_open)(name, flags, mode);
+    int fd = REAL(shm_open) ? NEXT(shm_open)(name, flags, mode) : (int)nng_ret(-ENOSYS);
     if (nng_rescue_any())
         fd = nng_rescue_opened(fd, flags);
     if (nng_rescue_shm && flags & O_CREAT)
@@ -54,7 +54,7 @@ HOOK(int, shm_unlink, (const char *name))
         in_devshm(path, sizeof path, "", name);
         ino = nng_rescue_name_of(AT_FDCWD, path);
     }
-    int r = REAL(shm_unlink)(name);
+    int r = REAL(shm_unlink) ? NEXT(shm_unlink)(name) : (int)nng_ret(-ENOSYS);
     if (!nng_st.on || !name)
         return r;
     int e = errno;
@@ -78,7 +78,8 @@ HOOK(sem_t *, sem_open, (const char *name, int flags, ...))
                    ? nng_rescue_sem_open(name, &ours)
                    : SEM_FAILED;
     if (!ours) {
-        s = REAL(sem_open)(name, flags, mode, value);
+        s = REAL(sem_open) ? NEXT(sem_open)(name, flags, mode, value)
+                           : (errno = ENOSYS, SEM_FAILED);
         if (s == SEM_FAILED && errno == ENOSPC && flags & O_CREAT && nng_rescue_shm)
             s = nng_rescue_sem_create(name, flags, mode, value);
     }

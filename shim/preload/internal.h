@@ -26,21 +26,24 @@ struct nng_hook {
     void **slot;
 };
 #define NNG_EXPORT __attribute__((visibility("default")))
-/* [init] Bind all real functions; idempotent. Done by the constructor; a hook that is called before it
- * and has no system call to fall back on gets there through REAL(). */
+/* Bind the real functions that are still missing. Done by the constructor; a hook that is called
+ * before it, or whose function came with a library that was loaded later, gets there through REAL(). */
 void nng_bind(void);
 /* The table holds pointers: gcc over-aligns structs in a custom section. */
-#define HOOK(ret, name, params)                                                                    \
+#define HOOK_SLOT(ret, name, params)                                                               \
     typedef ret(*nng_type_##name) params;                                                          \
     static nng_type_##name nng_next_##name;                                                        \
     static const struct nng_hook nng_hook_##name = {#name, (void **)&nng_next_##name};             \
     static const struct nng_hook *const nng_hookp_##name                                           \
-        __attribute__((used, section("nng_hooks"))) = &nng_hook_##name;                            \
+        __attribute__((used, section("nng_hooks"))) = &nng_hook_##name;
+#define HOOK(ret, name, params)                                                                    \
+    HOOK_SLOT(ret, name, params)                                                                   \
     NNG_EXPORT ret name params;                                                                    \
     NNG_EXPORT ret name params
 /* The real function; NULL before the constructor ran (then use nng_sys_*) or where libc lacks it. */
 #define NEXT(name) (nng_next_##name)
-/* The real function of a name that every libc has and no system call replaces; never NULL. */
+/* The real function of a name that no system call replaces. NULL only for what no loaded library has:
+ * shm_*, sem_* and pthread_* of a glibc before 2.34 (bind.c). Those hooks must look. */
 #define REAL(name) (NEXT(name) ? NEXT(name) : (nng_bind(), NEXT(name)))
 
 /* ---- raw system calls (sys.c): no errno, return -errno ---------------------------------------- */

@@ -149,7 +149,7 @@ HOOK(int, sem_close, (sem_t * s))
     if (nng_rescue_shm && !((uintptr_t)s & (PAGE - 1)) &&
         !__builtin_memcmp((const char *)s + MARK_AT, mark, sizeof mark))
         return (int)nng_ret(nng_sys2(SYS_munmap, s, PAGE));
-    return REAL(sem_close)(s);
+    return REAL(sem_close) ? NEXT(sem_close)(s) : (int)nng_ret(-ENOSYS);
 }
 
 /* ---- names that go -------------------------------------------------------------------------------- */
@@ -167,7 +167,7 @@ HOOK(int, sem_unlink, (const char *name))
     uint64_t ino = nng_rescue_any() && file_of(name, path, sizeof path)
                        ? nng_rescue_name_of(AT_FDCWD, path)
                        : 0;
-    int r = REAL(sem_unlink)(name);
+    int r = REAL(sem_unlink) ? NEXT(sem_unlink)(name) : (int)nng_ret(-ENOSYS);
     gone(r, ino);
     return r;
 }
