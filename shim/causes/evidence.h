@@ -16,6 +16,7 @@
 enum nng_kind { NNG_K_DEATH, NNG_K_STALL, NNG_K_FAILURE };
 enum nng_role { NNG_ROLE_TRAINER, NNG_ROLE_WORKER, NNG_ROLE_HELPER };
 enum nng_method { NNG_SM_FORK, NNG_SM_SPAWN, NNG_SM_FORKSERVER, NNG_SM_EXEC };
+enum nng_sender { NNG_SENDER_UNKNOWN, NNG_SENDER_INSIDE, NNG_SENDER_OUTSIDE }; /* of this run */
 enum nng_confidence { NNG_NO = 0, NNG_UNKNOWN, NNG_POSSIBLE, NNG_LIKELY, NNG_CERTAIN };
 
 struct nng_who {
@@ -71,9 +72,10 @@ struct nng_memscope { /* memory cgroup of the victim and the ancestor whose limi
     int64_t kills_total; /* its rise since the run's start */
     int64_t fails;       /* rise of failcnt / memory.events max since that sample; -1 */
     int sigkills; /* SIGKILL deaths in this run, in that cgroup, in the same window, without sender */
-    int64_t kills_fresh; /* of `kills`, those that rose just before this death (a second or two); -1 */
-    int sigkills_fresh;  /* ... of `sigkills`, those since then */
-    int others_gone;     /* helpers and other programs of this run that were killed, or are gone nobody
+    int64_t
+        kills_fresh; /* of `kills`, those that rose just before this death (a second or two); -1 */
+    int sigkills_fresh; /* ... of `sigkills`, those since then */
+    int others_gone; /* helpers and other programs of this run that were killed, or are gone nobody
                             knows how, since then: the count may be theirs */
     int foreign; /* processes in that cgroup (seen in the window) that are not this run's; -1 unknown */
     int foreign_gone; /* ... of these, how many are gone now */
@@ -182,6 +184,7 @@ struct nng_evidence {
     bool alive; /* stall: the process lives on */
     bool has_fault;
     struct nng_fault fault;
+    enum nng_sender sender; /* of the fault's signal, whoever fault.sender_pid is */
     bool has_usage;
     struct nng_usage usage;
     int n_kills;

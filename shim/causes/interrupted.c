@@ -34,6 +34,31 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, int sig
     }
 }
 
+static void say(struct nng_verdict *v, const struct nng_fault *f, int signo, bool outside,
+                const char *sender)
+{
+    if (!outside && sender[0])
+        nng_v_why(v, "ended by %s (%s, pid %d)", "被 %s 结束(%s,pid %d)", sender,
+                  nng_signal_name(signo), f->sender_pid);
+    else if (!outside && signo == SIGTERM)
+        nng_v_why(v, "ended by a SIGTERM", "被 SIGTERM 结束");
+    else if (signo == SIGHUP)
+        nng_v_why(v, "ended from outside, its terminal or ssh session was closed (SIGHUP)",
+                  "从外部被结束,终端或 ssh 会话已关闭(SIGHUP)");
+    else if (sender[0])
+        nng_v_why(v, "ended from outside by %s (SIGTERM, pid %d)",
+                  "从外部被 %s 结束(SIGTERM,pid %d)", sender, f->sender_pid);
+    else if (f && f->sender_pid == 0)
+        nng_v_why(v, "ended from outside this container (SIGTERM)", "从本容器之外被结束(SIGTERM)");
+    else
+        nng_v_why(v, "ended from outside (SIGTERM)", "从外部被结束(SIGTERM)");
+    if (outside || signo == SIGHUP)
+        nng_v_short(v, "it was ended from outside (%s)", "从外部被结束(%s)",
+                    nng_signal_name(signo));
+    else
+        nng_v_short(v, "it was ended by a %s", "被 %s 结束", nng_signal_name(signo));
+}
+
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     int signo = nng_ev_signal(ev);
@@ -51,27 +76,25 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_signal_facts(v, ev);
         return NNG_LIKELY;
     }
+    /* a SIGHUP by the kernel is that of a terminal that went */
+    bool hung_up = signo == SIGHUP && nng_ev_by_kernel(f);
+    bool outside = hung_up || ev->sender == NNG_SENDER_OUTSIDE || (f && f->sender_pid == 0);
+
     if (ev->who.role != NNG_ROLE_TRAINER || (signo != SIGTERM && signo != SIGHUP) ||
-        nng_ev_killer(ev, signo) || nng_ev_by_kernel(f))
+        nng_ev_killer(ev, signo) || (nng_ev_by_kernel(f) && !hung_up))
         return NNG_NO;
-    if (f && f->sender_pid == ev->who.pid && f->sender_pid > 0)
+    if (f && f->sender_pid > 0 && (f->sender_pid == ev->who.pid || ev->sender == NNG_SENDER_INSIDE))
         return NNG_NO;
-    if (f && f->sender_pid >= 0)
+    if (outside)
         conf = nng_ev_cap(ev, v, NNG_CERTAIN);
+    else if (f && f->sender_pid > 0)
+        nng_v_doubt(v, "whether this run started the sender could not be seen",
+                    "无法看到发送者是否由本次训练启动");
     else
         nng_v_doubt(v, "who sent it was not seen", "没有看到是谁发送的");
-    if (signo == SIGHUP)
-        nng_v_why(v, "ended from outside, its terminal or ssh session was closed (SIGHUP)",
-                  "从外部被结束,终端或 ssh 会话已关闭(SIGHUP)");
-    else if (sender[0])
-        nng_v_why(v, "ended from outside by %s (SIGTERM, pid %d)",
-                  "从外部被 %s 结束(SIGTERM,pid %d)", sender, f->sender_pid);
-    else if (f && f->sender_pid == 0)
-        nng_v_why(v, "ended from outside this container (SIGTERM)", "从本容器之外被结束(SIGTERM)");
-    else
-        nng_v_why(v, "ended from outside (SIGTERM)", "从外部被结束(SIGTERM)");
-    nng_v_short(v, "it was ended from outside (%s)", "从外部被结束(%s)", nng_signal_name(signo));
-    nng_v_proof(v, "no process of this run sent it", "不是本次训练中的进程发送的");
+    say(v, f, signo, outside, sender);
+    if (outside)
+        nng_v_proof(v, "no process of this run sent it", "不是本次训练中的进程发送的");
     nng_v_signal_facts(v, ev);
     advise(v, ev, signo, sender);
     return conf;

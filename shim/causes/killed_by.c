@@ -63,6 +63,8 @@ static enum nng_confidence by_siginfo(const struct nng_evidence *ev, const struc
     nng_v_proof(v, "sent, not a fault of its own: si_code %d, sender's user id %u",
                 "是发送的信号,不是它自身出错:si_code %d,发送者的用户 id %u", f->code,
                 f->sender_uid);
+    if (f->sender_pid > 0 && f->sender_pid != ev->who.pid && ev->sender == NNG_SENDER_INSIDE)
+        nng_v_proof(v, "the sender was started by this run", "发送者由本次训练启动");
     nng_v_signal_facts(v, ev);
     if (f->sender_pid < 0) {
         nng_v_doubt(v, "the sender's pid was not seen", "没有看到发送者的 pid");
@@ -111,6 +113,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (signo == SIGXFSZ && !k && f && f->sender_pid == ev->who.pid &&
         nng_ev_rlim(ev, RLIMIT_FSIZE, false) >= 0)
         return NNG_NO; /* by the kernel, in its own name: file_size_limit */
+    if (ev->who.role == NNG_ROLE_TRAINER && (signo == SIGTERM || signo == SIGHUP) && !k && f &&
+        f->sender_pid > 0 && f->sender_pid != ev->who.pid && ev->sender != NNG_SENDER_INSIDE)
+        return NNG_NO; /* interrupted says the same of it, with better advice */
     if (f && f->sender_pid >= 0 && (!k || k->sender != f->sender_pid))
         conf = by_siginfo(ev, f, v);
     else if (k)

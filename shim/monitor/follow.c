@@ -287,6 +287,8 @@ static void take_in(bool final)
             continue;
         if (g.rec.type == NNG_R_BIRTH || g.rec.type == NNG_R_FORK) {
             attach(t);
+        } else if (g.rec.type == NNG_R_SIGNAL) {
+            nng_watch_sender(&mon, t);
         } else if (g.rec.type == NNG_R_HELD) {
             nng_judge_held(&mon, t);
         } else if (g.rec.type == NNG_R_WAIT) {

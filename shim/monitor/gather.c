@@ -170,6 +170,7 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     ev->handed_blind = (t->python || !t->generation) && !ev->has_fault &&
                        (sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGFPE ||
                         sig == SIGILL || sig == SIGSYS || sig == SIGTRAP);
+    ev->sender = t->sender_is;
     ev->machine = m->run.machine;
     ev->workers_alive = nng_model_alive_workers(&m->model);
     ev->workers_seen = m->model.workers_seen;

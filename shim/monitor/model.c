@@ -207,6 +207,8 @@ static struct nng_tracked *on_fork(struct nng_model *m, const struct nng_got *g)
     const struct nng_rec *r = &g->rec;
     struct nng_tracked *t;
 
+    if (!r->err && r->a > 0 && r->call != NNG_C_FORK)
+        m->started[m->n_started++ % NNG_M_WAITS] = (int)r->a;
     if (r->err || r->a <= 0 || r->call != NNG_C_FORK)
         return NULL;
     t = nng_model_find(m, (int)r->a);
@@ -226,6 +228,8 @@ static struct nng_tracked *on_exec(struct nng_model *m, const struct nng_got *g)
 {
     struct nng_tracked *t = nng_model_find(m, (int)g->rec.pid);
 
+    if (g->rec.flags & NNG_RF_VFORK)
+        m->started[m->n_started++ % NNG_M_WAITS] = (int)g->rec.pid;
     if (g->rec.flags & NNG_RF_VFORK)
         nng_model_moment(m, g->rec.time_ns, "helper started: pid %u %s", g->rec.pid, g->text);
     if (!t || t->dead || (g->rec.flags & NNG_RF_VFORK) || t->pid == m->root_pid)
@@ -374,6 +378,7 @@ static struct nng_tracked *on_signal(struct nng_model *m, const struct nng_got *
         t->signalled = (int)g->rec.a;
         t->signalled_ns = g->rec.time_ns;
         t->signal_sender = g->rec.b <= 0 ? (int)g->rec.c : -1;
+        t->sender_is = NNG_SENDER_UNKNOWN;
     }
     return t;
 }

@@ -54,6 +54,7 @@ struct nng_tracked {
     bool held;     /* ... and its default action is next: as good as seen */
     uint64_t signalled_ns;
     int signal_sender; /* si_pid of that, -1 kernel */
+    enum nng_sender sender_is;
 
     bool judged;
     uint64_t judge_at;      /* BOOTTIME of a postponed judgement; 0 none */
@@ -93,6 +94,8 @@ struct nng_model {
     unsigned n_moments;
     struct nng_wait wait[NNG_M_WAITS]; /* ring */
     unsigned n_waits;
+    int started[NNG_M_WAITS]; /* ring: programs that the run started and that are not followed */
+    unsigned n_started;
 };
 
 /* The kernel's or a parent's word, not only what the process itself left. */

@@ -93,6 +93,8 @@ void nng_watch_cpu_limit(struct nng_tracked *t);                /* also of a zom
 void nng_watch_place(struct nng_mon *m, struct nng_tracked *t); /* find its cgroup */
 void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out);
 int64_t nng_watch_vmstat(struct nng_mon *m);
+/* Who sent t its fatal signal, one of this run or not? Asked at once, because senders are short-lived. */
+void nng_watch_sender(struct nng_mon *m, struct nng_tracked *t);
 void nng_watch_took(struct nng_mon *m, const struct nng_tracked *t); /* a kill is accounted for */
 /* post-mortem: fill memory fields from the last samples of the journal */
 void nng_watch_from_samples(struct nng_mon *m, struct nng_memscope *mem, int64_t *run_rss);

@@ -455,6 +455,58 @@ void nng_watch_took(struct nng_mon *m, const struct nng_tracked *t)
         w->taken[w->n_taken++ % NNG_HISTORY] = nng_mon_now();
 }
 
+/* ---- who sent it ------------------------------------------------------------------------------ */
+static bool was_started(const struct nng_model *m, int pid, uint64_t since)
+{
+    unsigned n = m->n_started < NNG_M_WAITS ? m->n_started : NNG_M_WAITS;
+    for (unsigned i = 0; i < n; i++)
+        if (m->started[i] == pid)
+            return true;
+    return waited_for(m, pid, since) != NULL;
+}
+
+/* What is older than the run is outside, and so is what such a one started: it lives in the session of
+ * its parent, where a daemon that a reaper took over does not. For the rest there is no telling. */
+static enum nng_sender by_ancestry(const struct nng_mon *m, int pid)
+{
+    const uint64_t began = m->model.root ? m->model.root->start_ticks : 0;
+    struct nng_pstat st;
+    int session = -1, up = pid;
+
+    for (int depth = 0; depth < 16 && up > 0; depth++) {
+        const struct nng_tracked *t = nng_model_find(&m->model, up);
+        if (up == m->run.root_pid || (t && !t->dead))
+            return NNG_SENDER_INSIDE;
+        if (nng_proc_stat(up, &st) || !began)
+            return NNG_SENDER_UNKNOWN;
+        if (st.start_ticks < began)
+            return up == pid || (up > 1 && st.session == session) ? NNG_SENDER_OUTSIDE
+                                                                  : NNG_SENDER_UNKNOWN;
+        if (st.ppid == 0 && up > 1)
+            return NNG_SENDER_OUTSIDE; /* it entered this pid namespace, as docker exec does */
+        session = st.session;
+        up = st.ppid;
+    }
+    return NNG_SENDER_UNKNOWN;
+}
+
+void nng_watch_sender(struct nng_mon *m, struct nng_tracked *t)
+{
+    const uint64_t now = nng_mon_now();
+    int pid = t->signal_sender;
+    const struct nng_tracked *s = pid > 0 ? nng_model_find(&m->model, pid) : NULL;
+
+    if (pid < 0 || t->sender_is != NNG_SENDER_UNKNOWN)
+        return;
+    if (pid == 0)
+        t->sender_is = NNG_SENDER_OUTSIDE;
+    else if ((s && (!s->dead || now - s->death_ns < NNG_WINDOW)) ||
+             was_started(&m->model, pid, now - NNG_WINDOW))
+        t->sender_is = NNG_SENDER_INSIDE;
+    else if (m->live)
+        t->sender_is = by_ancestry(m, pid);
+}
+
 /* ---- post-mortem ------------------------------------------------------------------------------ */
 void nng_watch_from_samples(struct nng_mon *m, struct nng_memscope *mem, int64_t *run_rss)
 {

@@ -243,3 +243,16 @@ def test_the_mark_of_oomd(place, rises):
     else:
         incident_of(r, "killed_unknown", "unknown", signo=KILL, role="worker")
         assert "oomd" not in screen(r)
+
+
+# ---- a SIGTERM to the trainer by its own people ---------------------------------------------------
+@pytest.mark.parametrize("way", ["system", "program", "shell"])
+def test_the_trainer_is_ended_by_what_it_started(guard, way):
+    """Nobody outside: a shell or a program of the run itself."""
+    how = {"system": "os.system('kill -TERM %d; sleep 0.3' % os.getpid())",
+           "program": "subprocess.run(['/bin/kill', '-TERM', str(os.getpid())])",
+           "shell": "subprocess.run('(kill -TERM %d; sleep 0.3) & wait' % os.getpid(), shell=True)"}[way]
+    r = guard.guarded([sys.executable, "-c", f"import os, subprocess, time\n{how}\ntime.sleep(5)"])
+    assert r.rc == -signal.SIGTERM
+    incident_of(r, "killed_by", signo=signal.SIGTERM, role="trainer")
+    assert "outside" not in screen(r) and "no process of this run" not in screen(r), str(r)

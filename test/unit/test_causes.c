@@ -803,9 +803,26 @@ static void terminated_unseen(E *e)
 static void trainer_terminated(E *e)
 {
     sent(e, SIGTERM, 999, "slurmstepd");
+    e->sender = NNG_SENDER_OUTSIDE;
     trainer(e);
     e->machine.place = NNG_PL_SLURM;
     snprintf(e->machine.place_detail, sizeof e->machine.place_detail, "Slurm job 8812");
+}
+static void trainer_terminated_by_its_own_shell(E *e)
+{
+    sent(e, SIGTERM, 999, "sh");
+    e->sender = NNG_SENDER_INSIDE;
+    trainer(e);
+}
+static void trainer_terminated_by_one_who_is_gone(E *e)
+{
+    sent(e, SIGTERM, 999, "");
+    trainer(e);
+}
+static void trainer_lost_its_terminal(E *e)
+{
+    fault(e, SIGHUP, 128);
+    trainer(e);
 }
 static void trainer_hung_up(E *e)
 {
@@ -1339,6 +1356,9 @@ static const struct row {
     R(terminated_unseen, "killed_unknown", UNK),
     R(trainer_terminated, "interrupted", CER),
     R(trainer_hung_up, "interrupted", CER),
+    R(trainer_terminated_by_its_own_shell, "killed_by", CER),
+    R(trainer_terminated_by_one_who_is_gone, "interrupted", LIK),
+    R(trainer_lost_its_terminal, "interrupted", CER),
     R(trainer_terminated_by_its_worker, "killed_by", CER),
     R(trainer_ctrl_c, "interrupted", LIK),
     R(cpu_soft, "cpu_limit", CER),
