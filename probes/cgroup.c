@@ -273,11 +273,9 @@ int nng_cgroup_find(int pid, struct nng_cgroup *out)
 {
     struct place mem, pids;
     struct mount mm, pm;
-    int64_t max, current;
     int err;
 
     memset(out, 0, sizeof *out);
-    out->pids_events = -1;
     err = read_places(pid, &mem, &pids);
     if (err)
         return err == -ENOENT ? -ESRCH : err;
@@ -296,8 +294,6 @@ int nng_cgroup_find(int pid, struct nng_cgroup *out)
         out->mem[0] = out->mem_top[0] = '\0';
     if (!out->pids_version)
         out->pids[0] = out->pids_top[0] = '\0';
-    else
-        nng_cgroup_pids(out, &max, &current, &out->pids_events, NULL, 0);
     return 0;
 }
 
@@ -503,8 +499,8 @@ int nng_cgroup_pids(const struct nng_cgroup *cg, int64_t *max, int64_t *current,
         /* Old kernels count the failure where the fork was tried, new ones where the limit is. */
         if (text(at, "pids.events", buf, sizeof buf)) {
             int64_t n = nng_probes_keyed(buf, "max");
-            if (n > *events)
-                *events = n;
+            if (n >= 0)
+                *events = n + (*events > 0 ? *events : 0);
         }
         if (!up(at, cg->pids_top))
             break;

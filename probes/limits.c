@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define FDS_MAX 65536
 #define SCAN_MAX 16384
@@ -195,25 +196,29 @@ static int64_t tasks_of(int64_t uid)
     return cut ? -1 : n;
 }
 
-void nng_pidscope_read(int pid, const struct nng_cgroup *cg, struct nng_pidscope *out)
+void nng_pidscope_read(int pid, const struct nng_cgroup *cg, int64_t events_before,
+                       struct nng_pidscope *out)
 {
     char text[4096];
     struct nng_usage *u = calloc(1, sizeof *u);
+    struct nng_pstat st;
     int64_t events;
 
     memset(out, 0, sizeof *out);
     out->max = out->current = out->max_events = out->user_tasks = out->threads_max = -1;
     out->nproc_soft = -2;
+    if (!nng_proc_stat(pid, &st) && st.state != 'Z' && st.state != 'X')
+        out->threads_now = st.threads;
     if (cg &&
         !nng_cgroup_pids(cg, &out->max, &out->current, &events, out->path, sizeof out->path) &&
-        events >= 0 && cg->pids_events >= 0 && events > cg->pids_events)
-        out->max_events = events - cg->pids_events; /* no rise proves nothing: the first reading may
-                                                       have come after the failure */
+        events >= 0 && events_before >= 0 && events >= events_before)
+        out->max_events = events - events_before;
     if (u && read_limits(pid, u))
         out->nproc_soft =
             u->rlim_soft[RLIMIT_NPROC] > INT64_MAX ? -1 : (int64_t)u->rlim_soft[RLIMIT_NPROC];
     free(u);
-    if (read_status(pid, text, sizeof text) > 0) {
+    /* Where it is gone: we are of the same user, and of the same rights as far as can be known. */
+    if (read_status(pid, text, sizeof text) > 0 || read_status(getpid(), text, sizeof text) > 0) {
         out->user_tasks = tasks_of(nng_probes_keyed(text, "Uid"));
         out->privileged = exempt(pid, text);
     }

@@ -47,7 +47,6 @@ struct
     int pids_version;
     char pids[512];
     char pids_top[512];
-    int64_t pids_events; /* forks refused by the pids controller when this was resolved; -1 */
 };
 int nng_cgroup_find(int pid, struct nng_cgroup *out); /* 0, -errno */
 struct nng_cgmem {
@@ -69,7 +68,7 @@ int nng_cgroup_chain(const struct nng_cgroup *cg, struct nng_cglevel *out, int m
 /* Who is charged to it, also from groups below that have no memory controller. Count or -errno; -EXDEV:
  * there are some whose number cannot be known here. */
 int nng_cgroup_procs(const char *folder, int *pids, int max);
-/* pids controller: nearest level with a limit; max -1 none. */
+/* pids controller: the level with the least room; max -1 none. events: forks refused, all levels. */
 int nng_cgroup_pids(const struct nng_cgroup *cg, int64_t *max, int64_t *current, int64_t *events,
                     char *path, size_t path_n);
 
@@ -95,7 +94,9 @@ int64_t nng_devshm_used(void); /* statfs only; -1 */
 /* ---- limits.c ---- */
 void nng_limits_read(int pid,
                      struct nng_usage *out); /* prlimit + /proc/PID/status of a live process */
-void nng_pidscope_read(int pid, const struct nng_cgroup *cg, struct nng_pidscope *out);
+/* events_before: what nng_cgroup_pids counted before the failure, -1 unknown. */
+void nng_pidscope_read(int pid, const struct nng_cgroup *cg, int64_t events_before,
+                       struct nng_pidscope *out);
 
 /* ---- machine.c ---- */
 /* Place (Docker, Kubernetes, Slurm, Apptainer, host), cpus, kernel, trainer line from the command.

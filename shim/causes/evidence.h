@@ -117,7 +117,9 @@ struct nng_shm {
 
 struct nng_pidscope {     /* the pids cgroup and RLIMIT_NPROC at the failure */
     int64_t max, current; /* -1: no limit / unknown */
-    int64_t max_events;   /* rise of pids.events max in the window; -1 unknown */
+    int64_t max_events;   /* rise of pids.events max about the failure; -1 unknown */
+    int64_t threads_now;  /* of the failing process as all this was read; 0: it is gone */
+    int64_t others_lost;  /* other processes of the run that ended between the failure and then */
     char path[256];
     int64_t nproc_soft;  /* RLIMIT_NPROC of the failing process; -1 infinity, -2 unknown */
     int64_t user_tasks;  /* tasks of that uid now; -1 */

@@ -10,10 +10,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum which { NOT_SHOWN, PIDS_CGROUP, NPROC, KERNEL };
 
-static bool speaks_of_it(const struct nng_evidence *ev)
+static bool speaks_ofailed_callit(const struct nng_evidence *ev)
 {
     static const char *const sign[] = {"can't start new thread",
                                        "cannot start new thread",
@@ -47,44 +48,63 @@ static const struct nng_failcall *failed(const struct nng_evidence *ev)
     return NULL;
 }
 
-/* The tasks of this user at the failure: those there now, and the threads that the victim had then. */
-static int64_t tasks_then(const struct nng_evidence *ev, const struct nng_failcall *f)
+/* What was there at the failure and is not counted any more: threads of the victim, other processes. */
+static int64_t tasks_lost(const struct nng_evidence *ev, const struct nng_failcall *f)
 {
-    int64_t now = ev->pids.user_tasks;
+    int64_t n = 0;
 
-    return now >= 0 && now < INT32_MAX && f && f->free > 0 && f->free < INT32_MAX ? now + f->free
-                                                                                  : now;
+    if (f && f->free > 0 && f->free < INT32_MAX)
+        n = f->free - (ev->pids.threads_now > 0 ? ev->pids.threads_now : 0);
+    return (n > 0 ? n : 0) + (f && ev->pids.others_lost > 0 ? ev->pids.others_lost : 0);
+}
+
+static int64_t then(int64_t now, const struct nng_evidence *ev, const struct nng_failcall *f)
+{
+    return now >= 0 && now < INT32_MAX ? now + tasks_lost(ev, f) : now;
+}
+
+/* RLIMIT_NPROC at the failure, as it recorded it; -1 none, -2 unknown. */
+static int64_t nproc_of(const struct nng_evidence *ev, const struct nng_failcall *f)
+{
+    if (f && f->total > 0)
+        return f->total;
+    return ev->pids.nproc_soft != -2 ? ev->pids.nproc_soft : nng_ev_rlim(ev, RLIMIT_NPROC, false);
 }
 
 static enum which limit_of(const struct nng_evidence *ev, const struct nng_failcall *f, bool *shown)
 {
     const struct nng_pidscope *p = &ev->pids;
-    int64_t tasks = tasks_then(ev, f);
-    int64_t near = p->nproc_soft > 0 ? (p->nproc_soft < 100 ? 2 : p->nproc_soft / 50) : 0;
-    bool nproc = p->nproc_soft > 0 && !p->privileged && tasks >= p->nproc_soft - near;
+    int64_t soft = nproc_of(ev, f), tasks = then(p->user_tasks, ev, f);
+    int64_t held = then(p->current, ev, f);
+    int64_t near = soft > 0 ? (soft < 100 ? 2 : soft / 50) : 0;
+    bool nproc = soft > 0 && !p->privileged && tasks >= soft - near;
+    bool full = p->max > 0 && held >= p->max - p->max / 50;
+    bool nearly = p->max > 0 && held >= p->max - (p->max < 40 ? 4 : p->max / 10);
 
     *shown = true;
-    if (p->max > 0 && p->max_events > 0)
+    /* The count alone does not do: it may be another session's, or of a failure that was handled. */
+    if (p->max_events > 0 && nearly)
         return PIDS_CGROUP;
-    if (nproc && !(p->max > 0 && p->current >= p->max))
+    if (nproc && !full)
         return NPROC;
     /* The events are readable and did not rise: it was not the cgroup. */
-    if (p->max > 0 && p->max_events < 0 && p->current >= p->max - p->max / 50 && !nproc)
+    if (p->max_events < 0 && full && !nproc)
         return PIDS_CGROUP;
     *shown = false;
-    if (p->max > 0 && p->max_events != 0 && p->current >= p->max - p->max / 10)
+    if (p->max_events != 0 && nearly)
         return PIDS_CGROUP;
-    if (p->nproc_soft > 0 && !p->privileged && p->max <= 0)
+    if (soft > 0 && !p->privileged && p->max <= 0)
         return NPROC;
     if (p->threads_max > 0 && p->user_tasks > p->threads_max - p->threads_max / 50)
         return KERNEL;
     return NOT_SHOWN;
 }
 
-static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum which which)
+static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum which which,
+                   const struct nng_failcall *failed_call)
 {
     int64_t want = 4096;
-    int64_t have = which == PIDS_CGROUP ? ev->pids.max : ev->pids.nproc_soft;
+    int64_t have = which == PIDS_CGROUP ? ev->pids.max : nproc_of(ev, failed_call);
     struct nng_fix *f =
         nng_v_fix(v, false, "one compute thread in each worker", "每个工作进程只用一个计算线程");
 
@@ -130,16 +150,16 @@ static void say(struct nng_verdict *v, const struct nng_evidence *ev, enum which
     if (which == PIDS_CGROUP) {
         nng_v_why(v, "no more threads, the container's limit of processes is %lld",
                   "无法再创建线程,容器的进程数上限为 %lld", (long long)p->max);
-        nng_v_proof(v, "its pids cgroup holds %lld of %lld; not a limit of this user",
+        nng_v_proof(v, "its pids cgroup held %lld of %lld; not a limit of this user",
                     "其 pids cgroup 已有 %lld 个,上限 %lld;不是该用户自身的上限",
-                    (long long)p->current, (long long)p->max);
+                    (long long)then(p->current, ev, f), (long long)p->max);
     } else if (which == NPROC) {
         nng_v_why(v, "no more threads, this user may have %lld (ulimit -u)",
-                  "无法再创建线程,该用户的上限为 %lld(ulimit -u)", (long long)p->nproc_soft);
-        if (tasks_then(ev, f) >= 0)
+                  "无法再创建线程,该用户的上限为 %lld(ulimit -u)", (long long)nproc_of(ev, f));
+        if (then(p->user_tasks, ev, f) >= 0)
             nng_v_proof(v, "this user had %lld processes and threads of %lld",
-                        "当时该用户已有 %lld 个进程和线程,上限 %lld", (long long)tasks_then(ev, f),
-                        (long long)p->nproc_soft);
+                        "当时该用户已有 %lld 个进程和线程,上限 %lld",
+                        (long long)then(p->user_tasks, ev, f), (long long)nproc_of(ev, f));
     } else if (which == KERNEL) {
         nng_v_why(v, "no more threads, the machine's limit is %lld",
                   "无法再创建线程,整机上限为 %lld", (long long)p->threads_max);
@@ -160,7 +180,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     /* OpenBLAS raises SIGINT at itself, which Python shows as a KeyboardInterrupt. */
     if (!nng_ev_left(ev) && signo != SIGABRT && signo != SIGINT)
         return NNG_NO;
-    if (!speaks_of_it(ev))
+    if (!speaks_ofailed_callit(ev))
         return NNG_NO;
     if (signo == SIGABRT && !f && !strstr(ev->tail, "thread"))
         return NNG_NO;
@@ -181,7 +201,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_fact_int(v, "pids.max", ev->pids.max, "pids.max");
     nng_v_fact_int(v, "pids.current", ev->pids.current, "pids.current");
     nng_v_fact_int(v, "pids.max_events", ev->pids.max_events, "pids.events");
-    nng_v_fact_int(v, "rlimit.nproc_soft", ev->pids.nproc_soft, "getrlimit");
+    nng_v_fact_int(v, "rlimit.nproc_soft", nproc_of(ev, f), "getrlimit");
     nng_v_fact_int(v, "user.tasks", ev->pids.user_tasks, "/proc");
     nng_v_fact_str(v, "threads.limit",
                    which == PIDS_CGROUP ? "pids cgroup"
@@ -191,7 +211,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
                    "counters above");
     if (f)
         nng_v_fail_facts(v, f);
-    advise(v, ev, which);
+    advise(v, ev, which, f);
     return conf;
 }
 

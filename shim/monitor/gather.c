@@ -90,6 +90,15 @@ static bool fails_with(const struct nng_evidence *ev, int err)
     return false;
 }
 
+/* When it failed so last, the victim's own failures first. */
+static uint64_t failed_at(const struct nng_evidence *ev, int err)
+{
+    for (int i = 0; i < ev->n_fails; i++)
+        if (ev->fails[i].err == err)
+            return ev->fails[i].time_ns;
+    return 0;
+}
+
 static void shm(struct nng_mon *m, struct nng_evidence *ev)
 {
     bool matters = (ev->has_fault && ev->fault.signo == SIGBUS) || fails_with(ev, ENOSPC);
@@ -121,8 +130,15 @@ static void outside(struct nng_mon *m, const struct nng_tracked *t, struct nng_e
         nng_kmsg_match(m->kmsg, t->pid, t->comm, t->rss, from, to + NNG_SECOND, &ev->kmsg);
     }
     shm(m, ev);
-    if (fails_with(ev, EAGAIN))
-        nng_pidscope_read(t->pid, &t->cg, &ev->pids);
+    if (fails_with(ev, EAGAIN)) {
+        uint64_t when = failed_at(ev, EAGAIN);
+        nng_pidscope_read(t->pid, &t->cg, nng_watch_refused(m, t, when), &ev->pids);
+        for (size_t i = 0; i < m->model.n; i++) {
+            const struct nng_tracked *o = m->model.t[i];
+            ev->pids.others_lost +=
+                o != t && o->dead && o->death_ns >= when && o->birth_ns && o->birth_ns <= when;
+        }
+    }
     if (!ev->has_usage && (ev->status.signal == SIGKILL || !t->dead)) {
         nng_limits_read(t->pid, &ev->usage);
         ev->has_usage = atomic_load_explicit(&ev->usage.valid, memory_order_relaxed) != 0;

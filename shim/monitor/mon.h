@@ -51,6 +51,15 @@ struct nng_watched { /* a memory cgroup in which processes of the run live */
     struct nng_cglevel chain[NNG_LEVELS], chain_before[NNG_LEVELS];
 };
 
+struct nng_pids_watched { /* a pids cgroup in which processes of the run live */
+    struct nng_cgroup cg;
+    unsigned n_history;
+    struct nng_refused { /* forks that its limits refused so far */
+        uint64_t time_ns;
+        int64_t events;
+    } history[NNG_HISTORY];
+};
+
 struct nng_mon {
     bool live; /* false: post-mortem, nothing outside the journal may be looked at */
     struct nng_view view;
@@ -65,6 +74,8 @@ struct nng_mon {
 
     unsigned n_watched;
     struct nng_watched watched[NNG_WATCHED];
+    unsigned n_pids;
+    struct nng_pids_watched pids[NNG_WATCHED / 2];
     unsigned n_vmstat;
     struct nng_count vmstat[NNG_HISTORY];
     struct nng_kmsg_reader *kmsg;
@@ -92,6 +103,8 @@ void nng_watch_sample(struct nng_mon *m);
 void nng_watch_cpu_limit(struct nng_tracked *t);                /* also of a zombie */
 void nng_watch_place(struct nng_mon *m, struct nng_tracked *t); /* find its cgroup */
 void nng_watch_memory(struct nng_mon *m, const struct nng_tracked *t, struct nng_memscope *out);
+/* Forks that the limits of t's pids cgroup had refused shortly before `when`; -1 unknown. */
+int64_t nng_watch_refused(struct nng_mon *m, const struct nng_tracked *t, uint64_t when);
 int64_t nng_watch_vmstat(struct nng_mon *m);
 /* Who sent t its fatal signal, one of this run or not? Asked at once, because senders are short-lived. */
 void nng_watch_sender(struct nng_mon *m, struct nng_tracked *t);

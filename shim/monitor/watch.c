@@ -94,15 +94,61 @@ static bool find_cgroup(int pid, struct nng_cgroup *out)
     return true;
 }
 
+static void read_refused(struct nng_pids_watched *w, uint64_t now)
+{
+    struct nng_refused *r = &w->history[w->n_history++ % NNG_HISTORY];
+    int64_t max, current;
+
+    r->time_ns = now;
+    if (nng_cgroup_pids(&w->cg, &max, &current, &r->events, NULL, 0))
+        r->events = -1;
+}
+
+static struct nng_pids_watched *pids_of(struct nng_mon *m, const struct nng_cgroup *cg)
+{
+    for (unsigned i = 0; i < m->n_pids; i++)
+        if (!strcmp(m->pids[i].cg.pids, cg->pids))
+            return &m->pids[i];
+    return NULL;
+}
+
+static void place_pids(struct nng_mon *m, const struct nng_cgroup *cg, uint64_t now)
+{
+    if (!cg->pids_version || m->n_pids == NNG_WATCHED / 2 || pids_of(m, cg))
+        return;
+    m->pids[m->n_pids].cg = *cg;
+    read_refused(&m->pids[m->n_pids++], now);
+}
+
+int64_t nng_watch_refused(struct nng_mon *m, const struct nng_tracked *t, uint64_t when)
+{
+    const struct nng_pids_watched *w = t->cg.pids_version ? pids_of(m, &t->cg) : NULL;
+    int64_t before = -1;
+
+    for (unsigned i = w && w->n_history > NNG_HISTORY ? w->n_history - NNG_HISTORY : 0;
+         w && i < w->n_history; i++) {
+        const struct nng_refused *r = &w->history[i % NNG_HISTORY];
+        /* a second's worth of failures at least, where there is an older reading */
+        if (r->time_ns + 50 * NNG_MS > when)
+            break;
+        if (before < 0 || r->time_ns + 3 * NNG_SECOND / 2 <= when)
+            before = r->events;
+    }
+    return before;
+}
+
 void nng_watch_place(struct nng_mon *m, struct nng_tracked *t)
 {
     struct nng_cgroup cg;
     struct nng_watched *w;
     uint64_t now = nng_mon_now();
 
-    if (!m->live || !find_cgroup(t->pid, &cg) || cg.version == 0)
+    if (!m->live || !find_cgroup(t->pid, &cg) || (cg.version == 0 && cg.pids_version == 0))
         return;
     t->cg = cg;
+    place_pids(m, &cg, now);
+    if (cg.version == 0)
+        return;
     t->cg_known = true;
     w = watched_of(m, &cg);
     if (w || m->n_watched == NNG_WATCHED)
@@ -230,6 +276,8 @@ void nng_watch_sample(struct nng_mon *m)
             nng_watch_place(m, t);
         }
     }
+    for (unsigned i = 0; i < m->n_pids; i++)
+        read_refused(&m->pids[i], now);
     for (unsigned i = 0; i < m->n_watched; i++) {
         read_counts(&m->watched[i], now);
         look_for_strangers(m, &m->watched[i], now);

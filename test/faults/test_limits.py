@@ -121,3 +121,42 @@ def test_file_size_limit_by_signal(guard, base):
     r = guard.both(victim("default_xfsz", "limit", "FSIZE", 65536, 65536, "big_file",
                           os.path.join(base, "ckpt")))
     incident_of(r, "file_size_limit", signo=signal.SIGXFSZ, role="worker")
+
+
+THREADS = """
+import resource, sys, threading, time
+threading.stack_size(1 << 20)
+ev = threading.Event(); ts = []
+try:
+    while True:
+        t = threading.Thread(target=ev.wait); t.start(); ts.append(t)
+except RuntimeError:
+    print("met at", len(ts), flush=True)
+ev.set(); [t.join() for t in ts]
+time.sleep(%s)
+size = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 20),) * 2)
+threading.stack_size(64 << 20)
+threading.Thread(target=ev.wait).start()
+"""
+
+
+@pytest.mark.parametrize("later", [0.2, 4])
+def test_a_limit_that_was_met_and_handled_is_not_the_later_failure(guard, pids_cgroup, later):
+    """The group's limit is met, fewer threads are made; then no room for a stack (ulimit -v)."""
+    pids_cgroup.write("pids.max", 40)
+    r = guard.both([SYSTEM_PYTHON, "-c", THREADS % later], wrap=pids_cgroup.wrap)
+    assert "met at" in r.out and r.rc == 1, str(r)
+    for i in r.incidents:
+        assert i["confidence"] != "certain", str(r)
+        assert "container's limit" not in i["summary"]["en"], str(r)
+
+
+def test_plain_ulimit_of_the_trainer(guard, public):
+    """All threads are gone with it as we look: the failure itself recorded limit and use."""
+    script = ("import threading\nthreading.stack_size(1 << 20)\nev = threading.Event()\n"
+              "while True: threading.Thread(target=ev.wait, daemon=True).start()\n")
+    r = guard.both([SYSTEM_PYTHON, "-c", script], cwd=public.home, env={"HOME": public.home},
+                   wrap=lambda c: as_nobody(with_limits("-u 50", c)))
+    incident_of(r, "threads_limit", kind="failure", code=1, role="trainer")
+    assert "50" in screen(r) and "ulimit -u" in screen(r), str(r)

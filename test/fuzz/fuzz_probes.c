@@ -127,7 +127,7 @@ static void process(void)
     nng_proc_cmdline(42, text, sizeof text);
     if (!nng_cgroup_find(42, &cg)) {
         nng_cgroup_chain(&cg, level, 4);
-        nng_pidscope_read(42, &cg, &scope);
+        nng_pidscope_read(42, &cg, 0, &scope);
     }
     nng_limits_read(42, &usage);
 }

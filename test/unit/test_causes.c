@@ -982,6 +982,34 @@ static void threads_nproc_but_root(E *e)
     threads_nproc(e);
     e->pids.privileged = true;
 }
+static void threads_nproc_as_the_failure_recorded_it(E *e)
+{
+    struct nng_failcall *f;
+
+    raises(e, "RuntimeError: can't start new thread");
+    f = failed(e, NNG_C_PTHREAD_CREATE, EAGAIN, 0, "");
+    f->free = 48;
+    f->total = 50;
+    trainer(e);
+    e->pids.user_tasks = 2;
+}
+static void threads_pids_refused_another_session(E *e)
+{
+    threads_pids_cgroup(e);
+    e->fails[0].free = 3;
+    e->pids.current = 7;
+}
+static void threads_pids_with_room_now(E *e)
+{
+    threads_pids_refused_another_session(e);
+    e->pids.max_events = 0;
+}
+static void threads_pids_by_the_threads_it_had(E *e)
+{
+    threads_pids_refused_another_session(e);
+    e->fails[0].free = 95;
+    e->pids.current = 2;
+}
 static void threads_no_limit_shown(E *e)
 {
     raises(e, "RuntimeError: can't start new thread");
@@ -1381,6 +1409,10 @@ static const struct row {
     R(fds_handled_long_before, "worker_exit", LIK),
     R(fds_ancdata, "fd_limit", LIK),
     R(threads_pids_cgroup, "threads_limit", CER),
+    R(threads_nproc_as_the_failure_recorded_it, "threads_limit", CER),
+    R(threads_pids_refused_another_session, "threads_limit", LIK),
+    R(threads_pids_with_room_now, "threads_limit", LIK),
+    R(threads_pids_by_the_threads_it_had, "threads_limit", CER),
     R(threads_nproc, "threads_limit", CER),
     R(threads_nproc_by_the_threads_it_had, "threads_limit", CER),
     R(threads_nproc_but_root, "threads_limit", LIK),

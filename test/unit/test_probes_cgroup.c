@@ -266,7 +266,7 @@ static void test_pids__limit_with_least_room_wins(void **s)
     (void)s;
     put_text("/p/a/b/pids.max", "100\n");
     put_text("/p/a/b/pids.current", "10\n");
-    put_text("/p/a/b/pids.events", "max 0\n");
+    put_text("/p/a/b/pids.events", "max 2\n");
     put_text("/p/a/pids.max", "20\n");
     put_text("/p/a/pids.current", "20\n");
     put_text("/p/a/pids.events", "max 6\n");
@@ -274,7 +274,7 @@ static void test_pids__limit_with_least_room_wins(void **s)
     assert_int_equal(nng_cgroup_pids(&cg, &max, &current, &events, path, sizeof path), 0);
     assert_int_equal(max, 20);
     assert_int_equal(current, 20);
-    assert_int_equal(events, 6);
+    assert_int_equal(events, 8); /* a rise shows, wherever this kernel counts it */
     assert_string_equal(path, "/p/a");
     put_text("/p/a/pids.max", "max\n");
     put_text("/p/a/b/pids.max", "max\n");

@@ -83,7 +83,7 @@ static void test_pidscope__ordinary_user__tasks_and_limit(void **s)
     status(42, 1000, "0000000000000000", 7);
     status(43, 1000, "0000000000000000", 5);
     status(44, 1001, "0000000000000000", 9);
-    nng_pidscope_read(42, NULL, &p);
+    nng_pidscope_read(42, NULL, -1, &p);
     assert_int_equal(p.nproc_soft, 500);
     assert_int_equal(p.user_tasks, 12);
     assert_false(p.privileged);
@@ -99,33 +99,33 @@ static void test_pidscope__who_is_exempt(void **s)
     put_text("/proc/42/limits", LIMITS);
     put_text("/proc/42/uid_map", "         0          0 4294967295\n");
     status(42, 0, "0000000000000000", 1);
-    nng_pidscope_read(42, NULL, &p);
+    nng_pidscope_read(42, NULL, -1, &p);
     assert_true(p.privileged);
     status(42, 1000, "0000000001000000", 1); /* CAP_SYS_RESOURCE */
-    nng_pidscope_read(42, NULL, &p);
+    nng_pidscope_read(42, NULL, -1, &p);
     assert_true(p.privileged);
     put_text("/proc/42/uid_map", "         0       1000          1\n"); /* root of a namespace */
     status(42, 0, "000001ffffffffff", 1);
-    nng_pidscope_read(42, NULL, &p);
+    nng_pidscope_read(42, NULL, -1, &p);
     assert_false(p.privileged);
 }
 
-static void test_pidscope__events_rose__counted_from_the_first_reading(void **s)
+static void test_pidscope__events_rose__counted_from_what_was_before(void **s)
 {
-    struct nng_cgroup cg = {.pids_version = 2, .pids = "/p", .pids_top = "/p", .pids_events = 3};
+    struct nng_cgroup cg = {.pids_version = 2, .pids = "/p", .pids_top = "/p"};
     struct nng_pidscope p;
     (void)s;
     put_text("/p/pids.max", "20\n");
     put_text("/p/pids.current", "20\n");
     put_text("/p/pids.events", "max 3\n");
-    nng_pidscope_read(42, &cg, &p);
+    nng_pidscope_read(42, &cg, 3, &p);
     assert_int_equal(p.max, 20);
     assert_int_equal(p.current, 20);
-    assert_int_equal(p.max_events, -1); /* no rise proves nothing */
+    assert_int_equal(p.max_events, 0);
     assert_int_equal(p.nproc_soft, -2);
     assert_int_equal(p.user_tasks, -1);
     put_text("/p/pids.events", "max 8\n");
-    nng_pidscope_read(42, &cg, &p);
+    nng_pidscope_read(42, &cg, 3, &p);
     assert_int_equal(p.max_events, 5);
     assert_string_equal(p.path, "/p");
 }
@@ -138,7 +138,7 @@ int main(void)
         ROOTED(test_limits__real__as_the_kernel_says),
         ROOTED(test_pidscope__ordinary_user__tasks_and_limit),
         ROOTED(test_pidscope__who_is_exempt),
-        ROOTED(test_pidscope__events_rose__counted_from_the_first_reading),
+        ROOTED(test_pidscope__events_rose__counted_from_what_was_before),
     };
     return cmocka_run_group_tests_name("probes: limits", tests, NULL, NULL);
 }
