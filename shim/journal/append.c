@@ -8,12 +8,14 @@
  */
 #include "append.h"
 #include "raw.h"
+#include <errno.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
 
 struct nng_journal *nng_journal;
 struct nng_proc *nng_self;
+bool nng_journal_frail;
 
 static uint32_t own_pid;
 static __thread uint32_t own_tid;
@@ -50,6 +52,21 @@ uint64_t nng_now(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* ---- may it be written? ----------------------------------------------------------------------- */
+/* Would a write there fail? Asked of the kernel, by an atomic addition of 0: it answers EFAULT where the
+ * program would get SIGBUS, and where nobody can take that: a thread that blocks it is killed at once,
+ * and a vfork child whose Python has just put the signals back to their defaults dies, too. On a frail
+ * journal every time; a page that is written back between question and write is not thought of. */
+static bool can_write(const void *at, size_t n)
+{
+    const uintptr_t page = 4096, end = (uintptr_t)at + n;
+    for (uintptr_t p = (uintptr_t)at & ~(uintptr_t)3; p < end; p = (p & ~(page - 1)) + page)
+        if (nng_raw(SYS_futex, (long)p, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, 0, (long)p,
+                    FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_EQ, 0)) == -EFAULT)
+            return false;
+    return true;
+}
+
 void nng_ring_bell(void)
 {
     struct nng_journal *j = nng_journal;
@@ -63,8 +80,18 @@ void nng_ring_bell(void)
 void nng_health(enum nng_health what)
 {
     struct nng_journal *j = nng_journal;
-    if (j)
+    if (j && !(nng_journal_frail && !can_write(&j->hdr.health[what], sizeof j->hdr.health[what])))
         atomic_fetch_add_explicit(&j->hdr.health[what], 1, memory_order_relaxed);
+}
+
+/* As the SIGBUS handler would end it: nothing is recorded any more. */
+bool nng_journal_fit(const void *at, size_t n)
+{
+    if (__builtin_expect(!nng_journal_frail, 1) || can_write(at, n))
+        return true;
+    nng_health(NNG_H_OWN_SIGBUS);
+    nng_journal_detach();
+    return false;
 }
 
 /* ---- records ---------------------------------------------------------------------------------- */
@@ -141,9 +168,16 @@ uint64_t nng_put(const struct nng_put *p)
     if (!j)
         return 0;
     uint64_t ticket;
-    struct nng_rec *slot = reserve(j, p->type, &ticket);
-    struct nng_proc *self = nng_self;
     bool vfork = p->flags & NNG_RF_VFORK;
+    struct nng_proc *self = nng_self;
+    if ((vfork && !can_write(&j->events_ring, 3 * sizeof j->events_ring)) ||
+        !nng_journal_fit(&j->events_ring, 3 * sizeof j->events_ring) ||
+        !nng_journal_fit(j, sizeof j->hdr) ||
+        (self && !nng_journal_fit(self, offsetof(struct nng_proc, comm))))
+        return 0;
+    struct nng_rec *slot = reserve(j, p->type, &ticket);
+    if ((vfork && !can_write(slot, sizeof *slot)) || !nng_journal_fit(slot, sizeof *slot))
+        return 0;
     struct nng_rec r;
     r.type = (uint16_t)p->type;
     r.call = (uint16_t)p->call;
@@ -220,6 +254,8 @@ struct nng_proc *nng_proc_claim(void)
         nng_health(NNG_H_NO_PROC_ENTRY);
         return 0;
     }
+    if (!nng_journal_fit(p, sizeof *p))
+        return 0;
     const size_t head = sizeof p->state;
     __builtin_memset((char *)p + head, 0, sizeof *p - head);
     p->pid = own_pid;
@@ -231,7 +267,7 @@ struct nng_proc *nng_proc_claim(void)
 void nng_tail_put(const void *bytes, size_t n)
 {
     struct nng_proc *p = nng_self;
-    if (!p || !n)
+    if (!p || !n || !nng_journal_fit(p, sizeof *p))
         return;
     uint32_t at = atomic_fetch_add_explicit(&p->tail_pos, (uint32_t)n, memory_order_relaxed);
     const char *from = bytes;
@@ -249,7 +285,7 @@ void nng_tail_put(const void *bytes, size_t n)
 void nng_file_put(const char *path)
 {
     struct nng_proc *p = nng_self;
-    if (!p || !path)
+    if (!p || !path || !nng_journal_fit(p, sizeof *p))
         return;
     uint32_t i = atomic_fetch_add_explicit(&p->files_pos, 1, memory_order_relaxed) % NNG_FILES_N;
     struct nng_file *f = &p->files[i];
@@ -290,6 +326,8 @@ void nng_size_put(uint64_t dev, uint64_t ino, uint64_t size)
     if (!j)
         return;
     struct nng_size *s = size_slot(j, dev, ino);
+    if (!nng_journal_fit(s, sizeof *s))
+        return;
     atomic_store_explicit(&s->check, 0, memory_order_relaxed);
     atomic_thread_fence(memory_order_release); /* as in commit() */
     s->dev = dev;

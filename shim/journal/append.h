@@ -17,6 +17,12 @@ extern struct nng_journal *nng_journal;
 /* This process's entry in nng_journal->procs, or NULL. */
 extern struct nng_proc *nng_self;
 
+/* The journal lies on a copy-on-write file system, where a full disk may refuse even an allocated page. */
+extern bool nng_journal_frail;
+/* [as-safe] May these bytes of the journal be written? Always, but for a frail journal on a full disk:
+ * then recording ends. */
+bool nng_journal_fit(const void *at, size_t n);
+
 /* [init] Use the mapping at `j` (already checked) from now on. */
 void nng_journal_attach(struct nng_journal *j);
 /* [child] In a fork child: the process is `pid` now and has no entry yet (nng_self becomes NULL). */

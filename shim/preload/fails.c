@@ -121,6 +121,8 @@ void nng_fail(enum nng_call call, int err, int fd, const char *path, int64_t ask
 {
     int i = err_index(err);
     uint64_t count;
+    /* once: a refused page of the journal takes it away in the middle of this */
+    struct nng_proc *self = nng_self;
     if (i < 0 || daily(call, err) || !nng_journal || !due(&seen[call][i], &count))
         return;
     int keep = errno;
@@ -133,13 +135,13 @@ void nng_fail(enum nng_call call, int err, int fd, const char *path, int64_t ask
         look_at_path(&at, path);
     if (err == ENOSPC && at.flags & NNG_RF_DEVSHM)
         at.flags |= NNG_RF_SUSPECT;
-    if (nng_self && !about_space(err)) { /* limits and use are what tells these causes apart */
-        nng_usage_fill(&nng_self->usage);
+    if (self && !about_space(err)) { /* limits and use are what tells these causes apart */
+        nng_usage_fill(&self->usage);
         /* Use at this instant: at the end, which is recorded over it, all may be given back. */
         if (err == EMFILE || err == EAGAIN) {
             bool fds = err == EMFILE;
-            at.free = fds ? nng_self->usage.fds : nng_self->usage.threads;
-            at.total = (int64_t)nng_self->usage.rlim_soft[fds ? RLIMIT_NOFILE : RLIMIT_NPROC];
+            at.free = fds ? self->usage.fds : self->usage.threads;
+            at.total = (int64_t)self->usage.rlim_soft[fds ? RLIMIT_NOFILE : RLIMIT_NPROC];
         }
     }
     nng_put(&(struct nng_put){.type = NNG_R_FAIL,

@@ -7,6 +7,7 @@
  */
 #include "start.h"
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -14,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -249,8 +251,22 @@ static long above_stdio(long fd)
     return high;
 }
 
+/* btrfs writes every page to a new place, for which a full disk has no room; not those of a file that
+ * was marked while it was empty (from kernel 6.16 on that holds for mappings, too). */
+static void keep_in_place(long fd)
+{
+    struct statfs fs;
+    unsigned flags;
+    if (nng_sys2(SYS_fstatfs, fd, &fs) || ((unsigned long)fs.f_type & 0xffffffffUL) != 0x9123683e ||
+        nng_sys3(SYS_ioctl, fd, FS_IOC_GETFLAGS, &flags))
+        return;
+    flags |= FS_NOCOW_FL;
+    nng_sys3(SYS_ioctl, fd, FS_IOC_SETFLAGS, &flags);
+}
+
 static long map_journal(long fd, struct nng_journal **map)
 {
+    keep_in_place(fd);
     long r = allocate_within_limit(fd);
     if (r)
         return r;

@@ -151,15 +151,16 @@ static bool run_lives(const struct nng_header *h, int fd)
 }
 
 /* On copy-on-write file systems even an allocated page may fail to be written (SIGBUS); only
- * processes with our handler survive that. */
+ * processes with our handler survive that, and they ask before. */
 static bool may_write(int fd)
 {
     struct statfs fs;
-    if (nng_st.python || nng_sys2(SYS_fstatfs, fd, &fs))
+    if (nng_sys2(SYS_fstatfs, fd, &fs))
         return nng_st.python;
     unsigned long t = (unsigned long)fs.f_type & 0xffffffffUL;
-    return t != 0x9123683e /* btrfs */ && t != 0x2fc12fc1 /* zfs */ &&
-           t != 0xca451a4e /* bcachefs */;
+    nng_journal_frail =
+        t == 0x9123683e /* btrfs */ || t == 0x2fc12fc1 /* zfs */ || t == 0xca451a4e /* bcachefs */;
+    return nng_st.python || !nng_journal_frail;
 }
 
 static bool use_map(int fd, struct nng_journal **out)
@@ -227,6 +228,7 @@ static bool become_root(void)
     if (!may_write(fd)) {
         nng_sys2(SYS_munmap, j, sizeof *j);
         nng_sys1(SYS_close, fd);
+        nng_start_remove_run();
         return false;
     }
     nng_map_base = (char *)j;

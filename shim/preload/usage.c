@@ -97,6 +97,8 @@ static uint64_t nanoseconds(const struct timeval *t)
 void nng_usage_fill(struct nng_usage *u)
 {
     struct rusage r;
+    if (!nng_journal_fit(u, sizeof *u))
+        return;
     atomic_store_explicit(&u->valid, 0, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
     limits(u);
