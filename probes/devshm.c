@@ -7,7 +7,8 @@
  * once. Where a mapping cannot be asked for its blocks (no descriptor, no privilege) its length
  * stands in, and the sum never exceeds what is in use. All of it is bounded in time and number; a sum
  * cut short is a lower bound. "Left behind" is only said of a file whose maker is gone, which no
- * process that can be looked into holds, and of which all holders could be looked into.
+ * process that can be looked into holds, and of which all holders could be looked into: never within
+ * a pid namespace, since processes outside it may share the mount.
  */
 #include "probes.h"
 #include "read.h"
@@ -31,6 +32,7 @@
 #define FILES_MAX 2048
 #define TABLE (FILES_MAX * 2) /* power of two */
 #define MAPS_MAX (8u << 20)
+#define INITIAL_PIDNS "pid:[4026531836]" /* the kernel's PROC_PID_INIT_INO */
 
 int nng_devshm_young_s = 10;
 
@@ -342,6 +344,17 @@ static void sum_up(const struct look *k, const struct orphan *orphan, int n, boo
     }
 }
 
+bool nng_devshm_all_visible(void)
+{
+    char path[512], ns[64];
+    ssize_t n = nng_probes_path(path, sizeof path, "/proc/self/ns/pid")
+                    ? readlink(path, ns, sizeof ns - 1)
+                    : -1;
+
+    ns[n > 0 ? n : 0] = '\0';
+    return !strcmp(ns, INITIAL_PIDNS);
+}
+
 void nng_devshm_read(const int *pids, int n, struct nng_shm *out)
 {
     char path[512];
@@ -367,7 +380,9 @@ void nng_devshm_read(const int *pids, int n, struct nng_shm *out)
         held += look_at_maps(k, pids[i], true);
         out->holders += held > 0;
     }
-    if (orphans)
+    if (orphans && !nng_devshm_all_visible())
+        k->hidden = true;
+    else if (orphans)
         look_at_others(k, pids, n);
     sum_up(k, orphan, orphans, !k->cut && (!orphans || !k->hidden), out);
 out:

@@ -89,7 +89,8 @@ void nng_hostmem_read(struct nng_hostmem *out); /* vmstat_kills is left at -1 */
 /* Fill *out; pids: processes of the run (their fds and maps are looked at). Bounded: at most 50 ms or
  * 4096 fds, whichever comes first. */
 void nng_devshm_read(const int *pids, int n, struct nng_shm *out);
-int64_t nng_devshm_used(void); /* statfs only; -1 */
+int64_t nng_devshm_used(void);     /* statfs only; -1 */
+bool nng_devshm_all_visible(void); /* false: in a pid namespace, processes outside are hidden */
 
 /* ---- limits.c ---- */
 void nng_limits_read(int pid,

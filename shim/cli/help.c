@@ -53,24 +53,41 @@ static const char report_help[] =
     "Exit status 0: shown, 1: nothing to show.\n";
 
 static const char clean_help[] =
-    "nnguard clean [--yes]\n"
+    "nnguard clean [--yes [--force]]\n"
     "\n"
     "Lists the files in /dev/shm that your own training processes left behind: names of PyTorch,\n"
     "multiprocessing, joblib and loky whose makers are gone (or, where the name does not tell its\n"
     "maker, that are older than a minute) and that no process has open or mapped. --yes removes "
     "them.\n"
+    "In a container processes of others that share its /dev/shm cannot be seen: there, and for "
+    "what a\n"
+    "process may use that could not be looked into, --yes removes nothing unless --force is "
+    "given.\n"
     "Exit status 0: nothing left, 1: leftovers, 2: it cannot be told.\n";
+
+static const char monitor_help[] = "nnguard monitor --journal-fd FD\n"
+                                   "\n"
+                                   "Started by libnnguard.so itself, one a run: it watches, "
+                                   "decides and speaks. Not for people; to run\n"
+                                   "a program under guard: nnguard run CMD...\n";
+
+static const struct {
+    const char *command, *text;
+} helps[] = {{"run", run_help},         {"report", report_help}, {"clean", clean_help},
+             {"monitor", monitor_help}, {"help", general},       {"--help", general}};
 
 int nng_cli_help(const char *command)
 {
-    const char *text = general;
-    if (command && !strcmp(command, "run"))
-        text = run_help;
-    else if (command && !strcmp(command, "report"))
-        text = report_help;
-    else if (command && !strcmp(command, "clean"))
-        text = clean_help;
-    fputs(text, stdout);
+    for (size_t i = 0; command && i < sizeof helps / sizeof *helps; i++)
+        if (!strcmp(command, helps[i].command)) {
+            fputs(helps[i].text, stdout);
+            return nng_cli_finish(0);
+        }
+    if (command) {
+        nng_cli_say("no command '%s'; nnguard --help lists them", command);
+        return NNG_USAGE;
+    }
+    fputs(general, stdout);
     return nng_cli_finish(0);
 }
 
@@ -83,6 +100,7 @@ void nng_cli_say(const char *fmt, ...)
     va_end(ap);
     nng_text_clean_line(clean, sizeof clean, raw, strlen(raw));
     int n = snprintf(line, sizeof line, NNG_PREFIX "%s\n", clean);
+    fflush(stdout); /* into a pipe half a line of it may wait still */
     ssize_t w = write(2, line, (size_t)n);
     (void)w; /* nobody left to tell */
 }

@@ -36,6 +36,8 @@ int main(int argc, char **argv)
         puts("nnguard " NNG_VERSION_STRING);
         return nng_cli_finish(0);
     }
+    if (!strcmp(name, "monitor") && argc > 2 && is_one_of(argv[2], "--help", "-h", "help"))
+        return nng_cli_help(name);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(name, commands[i].name))
             return commands[i].run(argc - 1, argv + 1);

@@ -122,6 +122,7 @@ static void test_leak__young_file__not_said(void **s)
 static int leaked(struct nng_shm *out)
 {
     int pid = 42;
+    put_link("/proc/self/ns/pid", "pid:[4026531836]");
     nng_devshm_young_s = 0;
     nng_devshm_read(&pid, 1, out);
     nng_devshm_young_s = 10;
@@ -140,6 +141,22 @@ static void test_leak__maker_gone_and_nobody_holds__counted(void **s)
     assert_int_equal(leaked(&out), 4);
     assert_int_equal(out.leaked, blocks("torch_99_1_0") + blocks("pym-99-abcdef") +
                                      blocks("psm_1a2b3c4d") + blocks("sem.mp-abcdef"));
+}
+
+/* A pid namespace of our own and a /dev/shm that others share: their makers cannot be seen. */
+static void test_leak__within_a_pid_namespace__unknown(void **s)
+{
+    struct nng_shm out;
+    int pid = 42;
+    (void)s;
+    put_text("/proc/42/maps", "");
+    put_link("/proc/self/ns/pid", "pid:[4026532201]");
+    shm_file("torch_99_1_0", 40000);
+    nng_devshm_young_s = 0;
+    nng_devshm_read(&pid, 1, &out);
+    nng_devshm_young_s = 10;
+    assert_int_equal(out.leaked, -1);
+    assert_int_equal(out.leaked_count, 0);
 }
 
 static void test_leak__maker_lives_or_held_or_foreign_name__not_counted(void **s)
@@ -202,6 +219,7 @@ int main(void)
         ROOTED(test_read__no_processes_given__names_only),
         ROOTED(test_leak__young_file__not_said),
         ROOTED(test_leak__maker_gone_and_nobody_holds__counted),
+        ROOTED(test_leak__within_a_pid_namespace__unknown),
         ROOTED(test_leak__maker_lives_or_held_or_foreign_name__not_counted),
         ROOTED(test_real__unlinked_and_mapped__counted_for_its_holder),
     };
