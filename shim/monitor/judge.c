@@ -194,6 +194,25 @@ static bool killed_with_root(const struct nng_mon *m, const struct nng_tracked *
     return r && r->dead && r->status.signal == SIGKILL && r->death_ns < t->death_ns + 50 * NNG_MS;
 }
 
+/* _posixsubprocess leaves so where the exec fails (no such program or folder, a preexec_fn that raises): the
+ * parent raises what the child told it through a pipe; 126 and 127 are the shell's words for it. It was on its
+ * way to be a helper. */
+#define EXEC_SOON (500 * NNG_MS)
+static bool failed_exec(struct nng_mon *m, const struct nng_tracked *t)
+{
+    char *tail;
+    bool said;
+
+    if (t->birth != NNG_B_FORK || t->status.signal ||
+        (t->status.code != 255 && t->status.code != 127 && t->status.code != 126) ||
+        died_at(t) > t->birth_ns + EXEC_SOON)
+        return false;
+    tail = malloc(NNG_TAIL_SIZE + 1);
+    said = tail && nng_judge_tail(m, t, tail) && tail[0];
+    free(tail);
+    return !said;
+}
+
 /* 1: it is an incident, 0: settled as silent, -1: postponed */
 static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
 {
@@ -208,6 +227,10 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
     }
     if (m->ending) {
         silent(t, NNG_WHY_MONITOR, 0);
+        return 0;
+    }
+    if (failed_exec(m, t)) {
+        silent(t, NNG_WHY_NONE, 0);
         return 0;
     }
     if (!is_fault(sig) &&

@@ -160,9 +160,12 @@ void nng_model_moment(struct nng_model *m, uint64_t time_ns, const char *fmt, ..
 static struct nng_tracked *awaited(const struct nng_model *m, const struct nng_rec *r)
 {
     struct nng_tracked *t = nng_model_find(m, (int)r->pid);
-    bool same =
-        t && t->dead && !t->generation && (!t->start_ticks || t->start_ticks == (uint64_t)r->d);
-    return same ? t : NULL;
+    uint64_t ticks = (uint64_t)r->d;
+
+    if (!t || !t->dead || (t->start_ticks && t->start_ticks != ticks))
+        return NULL;
+    /* a fork that became another Python program by exec keeps its start time */
+    return !t->generation || (!t->judged && t->start_ticks) ? t : NULL;
 }
 
 static struct nng_tracked *on_birth(struct nng_model *m, const struct nng_view *v,
@@ -232,7 +235,11 @@ static struct nng_tracked *on_exec(struct nng_model *m, const struct nng_got *g)
         m->started[m->n_started++ % NNG_M_WAITS] = (int)g->rec.pid;
     if (g->rec.flags & NNG_RF_VFORK)
         nng_model_moment(m, g->rec.time_ns, "helper started: pid %u %s", g->rec.pid, g->text);
-    if (!t || t->dead || (g->rec.flags & NNG_RF_VFORK) || t->pid == m->root_pid)
+    if (!t || (g->rec.flags & NNG_RF_VFORK) || t->pid == m->root_pid)
+        return NULL;
+    /* It says so before it execs, and a short-lived tool's death may be told first: the record is of the
+     * dead one unless the number has been given away, and then it would have a birth of its own. */
+    if (t->dead && (t->judged || g->rec.time_ns < t->birth_ns))
         return NULL;
     t->execed = true; /* a Python child says otherwise by its own BIRTH */
     nng_roles_assign(m, t);
