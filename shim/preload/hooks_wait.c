@@ -11,26 +11,38 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* Children whose status was only looked at so far. Pids of a process's own children: after a fork
- * they no longer match anything, so nobody needs to clear them. */
-static _Atomic int peeked[16];
-static _Atomic unsigned peeked_pos;
+/* Children whose status was only looked at so far, each in one of a few places that its pid names: with
+ * room for far more than a trainer has, since one that is forgotten is recorded again at each look, and
+ * torch looks at all workers at each SIGCHLD. Pids of a process's own children: after a fork they no
+ * longer match anything, so nobody needs to clear them. */
+#define PEEKED 4096u
+#define PLACES 8u
+static _Atomic int peeked[PEEKED];
+
+static _Atomic int *place(int pid, unsigned i)
+{
+    return &peeked[((unsigned)pid + i) % PEEKED];
+}
 
 static bool first_look(int pid)
 {
-    for (unsigned i = 0; i < 16; i++)
-        if (atomic_load_explicit(&peeked[i], memory_order_relaxed) == pid)
+    _Atomic int *at = place(pid, 0);
+    for (unsigned i = PLACES; i-- > 0;) {
+        int there = atomic_load_explicit(place(pid, i), memory_order_relaxed);
+        if (there == pid)
             return false;
-    unsigned at = atomic_fetch_add_explicit(&peeked_pos, 1, memory_order_relaxed) % 16;
-    atomic_store_explicit(&peeked[at], pid, memory_order_relaxed);
+        if (!there)
+            at = place(pid, i);
+    }
+    atomic_store_explicit(at, pid, memory_order_relaxed);
     return true;
 }
 
 static void forget_look(int pid)
 {
-    for (unsigned i = 0; i < 16; i++)
-        if (atomic_load_explicit(&peeked[i], memory_order_relaxed) == pid)
-            atomic_store_explicit(&peeked[i], 0, memory_order_relaxed);
+    for (unsigned i = 0; i < PLACES; i++)
+        if (atomic_load_explicit(place(pid, i), memory_order_relaxed) == pid)
+            atomic_store_explicit(place(pid, i), 0, memory_order_relaxed);
 }
 
 /* ---- the line that stands in for a monitor that could not be started ----------------------------- */
