@@ -151,11 +151,19 @@ static void limit_set(int resource, uint64_t soft, uint64_t hard, int pid)
     errno = e;
 }
 
+/* NULL is no error to the kernel: nothing changes. libc's header says that it never comes, and the
+ * compiler would believe that. */
+static bool given(const void *p)
+{
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 HOOK(int, setrlimit, (__rlimit_resource_t resource, const struct rlimit *lim))
 {
     int r = NEXT(setrlimit) ? NEXT(setrlimit)(resource, lim)
                             : (int)nng_ret(nng_sys4(SYS_prlimit64, 0, resource, lim, NULL));
-    if (!r && nng_st.on)
+    if (!r && given(lim) && nng_st.on)
         limit_set((int)resource, lim->rlim_cur, lim->rlim_max, 0);
     return r;
 }
@@ -164,7 +172,7 @@ HOOK(int, setrlimit64, (__rlimit_resource_t resource, const struct rlimit64 *lim
 {
     int r = NEXT(setrlimit64) ? NEXT(setrlimit64)(resource, lim)
                               : (int)nng_ret(nng_sys4(SYS_prlimit64, 0, resource, lim, NULL));
-    if (!r && nng_st.on)
+    if (!r && given(lim) && nng_st.on)
         limit_set((int)resource, lim->rlim_cur, lim->rlim_max, 0);
     return r;
 }

@@ -5,8 +5,10 @@
  */
 #include "rescue.h"
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -35,6 +37,32 @@ static bool again(int fd, int64_t off, int64_t size)
     return errno == ENOSPC && nng_rescue_shm && nng_rescue_write(fd, off, size);
 }
 
+static long copy(void *to, const void *from, size_t n)
+{
+    struct iovec here = {to, n}, there = {(void *)(uintptr_t)from, n};
+    return nng_sys6(SYS_process_vm_readv, nng_sys0(SYS_getpid), &here, 1, &there, 1, 0);
+}
+
+/* What the kernel has written it has read, so may we; but not what went to /dev/null. */
+static void tail_put(int fd, const char *from, size_t n)
+{
+    struct stat st;
+    char part[512];
+    if (nng_sys2(SYS_fstat, fd, &st) || !S_ISCHR(st.st_mode) || st.st_rdev >> 8 != 1) {
+        nng_tail_put(from, n);
+        return;
+    }
+    size_t skip = n > NNG_TAIL_SIZE ? n - NNG_TAIL_SIZE : 0;
+    for (from += skip, n -= skip; n;) {
+        long got = copy(part, from, n < sizeof part ? n : sizeof part);
+        if (got <= 0)
+            return;
+        nng_tail_put(part, (size_t)got);
+        from += got;
+        n -= (size_t)got;
+    }
+}
+
 HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
 {
     if (nng_signals_dump_blocks(fd)) {
@@ -53,10 +81,11 @@ HOOK(ssize_t, write, (int fd, const void *buf, size_t size))
     if (n < 0)
         return write_failed(fd, (int64_t)size);
     if ((unsigned)fd - 1u <= 1u && !nng_signals_dump_is_long(buf, (size_t)n))
-        nng_tail_put(buf, (size_t)n);
+        tail_put(fd, buf, (size_t)n);
     return n;
 }
 
+/* Only of what the kernel has read itself: where the error says so. */
 static int64_t total(const struct iovec *iov, int count)
 {
     int64_t sum = 0;
@@ -65,24 +94,43 @@ static int64_t total(const struct iovec *iov, int count)
     return sum;
 }
 
+/* Before the kernel has looked: 0 where it is going to refuse. */
+static int64_t total_to_be(const struct iovec *iov, int count)
+{
+    struct iovec part[16];
+    int64_t sum = 0;
+    if (count > IOV_MAX)
+        return 0;
+    for (int i = 0, n; i < count; i += n) {
+        n = count - i < 16 ? count - i : 16;
+        if (copy(part, iov + i, (size_t)n * sizeof *part) != n * (long)sizeof *part)
+            return 0;
+        sum += total(part, n);
+    }
+    return sum;
+}
+
 HOOK(ssize_t, writev, (int fd, const struct iovec *iov, int count))
 {
-    if (too_big(fd, -1, nng_rescue_written ? total(iov, count) : 0))
-        return write_failed(fd, total(iov, count));
+    int64_t size = nng_rescue_written ? total_to_be(iov, count) : 0;
+    if (too_big(fd, -1, size))
+        return write_failed(fd, size);
     ssize_t n =
         NEXT(writev) ? NEXT(writev)(fd, iov, count) : nng_ret(nng_sys3(SYS_writev, fd, iov, count));
     if (quiet(fd, n))
         return n;
+    if (n < 0 && !nng_err_matters(errno)) /* EFAULT, EINVAL, EBADF: iov may be anything */
+        return n;
     if (n < 0 && again(fd, -1, total(iov, count)))
         n = nng_ret(nng_sys3(SYS_writev, fd, iov, count));
     if (n < 0)
-        return write_failed(fd, total(iov, count));
+        return nng_err_matters(errno) ? write_failed(fd, total(iov, count)) : n;
     if ((unsigned)fd - 1u > 1u)
         return n;
     size_t left = (size_t)n;
     for (int i = 0; i < count && left; i++) {
         size_t part = iov[i].iov_len < left ? iov[i].iov_len : left;
-        nng_tail_put(iov[i].iov_base, part);
+        tail_put(fd, iov[i].iov_base, part);
         left -= part;
     }
     return n;

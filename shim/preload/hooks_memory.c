@@ -9,6 +9,10 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4 /* may come with a wish for the address */
+#endif
+
 static void *mapped(void *p, size_t len, int prot, int flags, int fd)
 {
     bool shared = (flags & MAP_TYPE) != MAP_PRIVATE && !(flags & MAP_ANONYMOUS) && fd >= 0;
@@ -46,7 +50,7 @@ HOOK(void *, mremap, (void *old, size_t old_len, size_t len, int flags, ...))
 {
     va_list ap;
     va_start(ap, flags);
-    void *to = flags & MREMAP_FIXED ? va_arg(ap, void *) : NULL;
+    void *to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL;
     va_end(ap);
     void *p = NEXT(mremap) ? NEXT(mremap)(old, old_len, len, flags, to)
                            : (void *)nng_ret(nng_sys5(SYS_mremap, old, old_len, len, flags, to));

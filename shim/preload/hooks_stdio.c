@@ -20,7 +20,8 @@ static inline bool is_stderr(FILE *f)
     return __builtin_expect(f == stderr, 0) && nng_st.on;
 }
 
-/* A short write on any stream with an errno that can be a cause: the full disk behind numpy's save. */
+/* A short write on any stream with an errno that can be a cause: the full disk behind numpy's save.
+ * errno was 0 before the call; still 0, it is nobody's (fwrite need not set it), and `before` returns. */
 static void short_write(FILE *f, size_t asked)
 {
     int e = errno;
@@ -31,11 +32,15 @@ static void short_write(FILE *f, size_t asked)
 
 HOOK(size_t, fwrite, (const void *__restrict buf, size_t size, size_t n, FILE *__restrict f))
 {
+    int before = errno;
+    errno = 0;
     size_t r = REAL(fwrite)(buf, size, n, f);
     if (is_stderr(f))
         nng_tail_put(buf, size * r);
     if (__builtin_expect(r < n && size, 0))
         short_write(f, size * n);
+    if (!errno)
+        errno = before;
     return r;
 }
 
@@ -43,11 +48,15 @@ HOOK(size_t, fwrite, (const void *__restrict buf, size_t size, size_t n, FILE *_
 HOOK(size_t, fwrite_unlocked,
      (const void *__restrict buf, size_t size, size_t n, FILE *__restrict f))
 {
+    int before = errno;
+    errno = 0;
     size_t r = REAL(fwrite_unlocked)(buf, size, n, f);
     if (is_stderr(f))
         nng_tail_put(buf, size * r);
     if (__builtin_expect(r < n && size, 0))
         short_write(f, size * n);
+    if (!errno)
+        errno = before;
     return r;
 }
 
