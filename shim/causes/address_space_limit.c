@@ -5,6 +5,7 @@
  */
 #include "common.h"
 
+#include <errno.h>
 #include <sys/resource.h>
 
 struct numbers {
@@ -35,8 +36,13 @@ static enum nng_confidence judge(const struct nng_evidence *ev, const struct num
     bool over =
         n->asked > 0 && (n->asked > n->limit || (n->by_as && n->used > n->limit - n->asked));
 
-    if (over && nng_ev_signal(ev) != SIGABRT)
+    if (over && nng_ev_signal(ev) != SIGABRT && nng_ev_alloc_stated(ev))
         return NNG_CERTAIN;
+    if (over && nng_ev_signal(ev) != SIGABRT) {
+        nng_v_doubt(v, "its message does not say how much it asked for; a call shortly before does",
+                    "它的信息没有说申请了多少;数字来自稍早失败的调用");
+        return NNG_LIKELY;
+    }
     if (over) {
         nng_v_doubt(v, "the failed allocation itself was not recorded", "没有记录到失败的分配本身");
         return NNG_LIKELY;
@@ -93,7 +99,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_fix_command(f, "ulimit -%s unlimited; %s", n.by_as ? "v" : "d", nng_fix_trainer(ev));
     if (nng_ev_workers(ev) > 1 && ev->who.role == NNG_ROLE_TRAINER)
         nng_fix_fewer_workers(v, ev, nng_ev_workers(ev) / 2);
-    return conf;
+    return nng_ev_end_cap(ev, v, nng_ev_fail(ev, ENOMEM, NNG_C_OTHER, true), conf);
 }
 
 NNG_CAUSE(address_space_limit, 14, match);

@@ -210,15 +210,39 @@ static const char *base_name(const char *path)
 
 bool nng_ev_errno_in_words(const struct nng_evidence *ev, int err, const char *text)
 {
-    char a[24], b[24];
+    char a[24], b[24], c[24];
 
-    if (!ev->tb.present)
+    if (!ev->tb.present || !strstr(ev->tb.message, text))
         return false;
     snprintf(a, sizeof a, "[Errno %d]", err);
     snprintf(b, sizeof b, "(%d)", err);
-    return strstr(ev->tb.message, a) ||
-           (strstr(ev->tb.message, text) &&
-            (strstr(ev->tb.message, b) || !strchr(ev->tb.message, '(')));
+    snprintf(c, sizeof c, "errno = %d", err); /* HDF5 */
+    return strstr(ev->tb.message, a) || strstr(ev->tb.message, b) || strstr(ev->tb.message, c) ||
+           !strchr(ev->tb.message, '(');
+}
+
+enum nng_confidence nng_ev_end_cap(const struct nng_evidence *ev, struct nng_verdict *v,
+                                   const struct nng_failcall *f, enum nng_confidence want)
+{
+    const struct nng_traceback *tb = &ev->tb;
+    bool near = f && (f->time_ns >= ev->time_ns || ev->time_ns - f->time_ns < 2 * NNG_SEC);
+    bool code = !ev->status.known || ev->status.signal || ev->status.code <= 1;
+    enum nng_confidence most = NNG_CERTAIN;
+
+    if (!tb->present || tb->told || tb->background_worker)
+        return want;
+    if (tb->after && !(tb->own && near))
+        most = tb->own || (near && code && tb->top && !tb->logged) ? NNG_LIKELY : NNG_POSSIBLE;
+    else if (!code && !tb->own)
+        most = NNG_LIKELY;
+    if (want <= most)
+        return want;
+    if (tb->after)
+        nng_v_doubt(v, "it went on printing after this traceback", "在该回溯之后它还有输出");
+    else
+        nng_v_doubt(v, "exit code %d is not that of an exception", "退出码 %d 不是异常的退出码",
+                    ev->status.code);
+    return most;
 }
 
 bool nng_ev_shm_name(const char *name)
@@ -245,7 +269,7 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
             continue;
         /* By name also another process' failure: a DataLoader raises its worker's error again. */
         if (named[0] && f->path[0] && strcmp(base_name(f->path), named) == 0) {
-            *sure = true;
+            *sure = !(ev->time_ns > f->time_ns && ev->time_ns - f->time_ns > 30 * NNG_SEC);
             return devshm < 0 || devshm == !!(f->flags & NNG_RF_DEVSHM) ? f : NULL;
         }
         if (f->pid != ev->who.pid)
@@ -274,9 +298,10 @@ const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err,
 bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f,
                         int64_t free_now)
 {
-    if (nng_ev_says(ev, "No space left on device") || nng_ev_says(ev, "Disk quota exceeded"))
+    if (nng_ev_last_said(ev, "No space left on device") ||
+        nng_ev_last_said(ev, "Disk quota exceeded"))
         return true;
-    if (ev->time_ns > f->time_ns + NNG_SEC)
+    if (free_now < 0 || ev->time_ns > f->time_ns + NNG_SEC)
         return false;
     return free_now < 4096 || (f->asked > 0 && free_now < f->asked);
 }
@@ -294,18 +319,12 @@ bool nng_ev_consequence(const struct nng_evidence *ev)
                                           "export worker died",
                                           "terminated abruptly",
                                           "executor was unexpectedly terminated",
-                                          "is killed by signal",
-                                          "Connection reset by peer",
-                                          "Connection closed by peer"};
-    static const char *const types[] = {"BrokenPipeError",        "ConnectionResetError",
-                                        "ConnectionRefusedError", "ConnectionAbortedError",
-                                        "BrokenProcessPool",      "TerminatedWorkerError"};
+                                          "is killed by signal"};
 
     if (!ev->tb.present)
         return false;
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (strcmp(ev->tb.type, types[i]) == 0)
-            return true;
+    if (strcmp(ev->tb.type, "EOFError") != 0 && nng_text_lost_peer(&ev->tb))
+        return true;
     /* Its pipe to the parent ended with the parent. */
     if (ev->parent_gone && strcmp(ev->tb.type, "EOFError") == 0)
         return true;
@@ -350,9 +369,18 @@ static int64_t amount(const char *text, const char *after)
     return v < 9e18 ? (int64_t)v : -1;
 }
 
+/* Python's own has no message, libraries speak of allocation; "replay buffer is full" is the program's. */
+static bool memory_refused(const struct nng_evidence *ev)
+{
+    const char *m = ev->tb.message;
+
+    return nng_ev_type_is(ev, "MemoryError") &&
+           (!m[0] || strcasestr(m, "alloc") || strcasestr(m, "memory"));
+}
+
 bool nng_ev_alloc_failed(const struct nng_evidence *ev)
 {
-    if (nng_ev_type_is(ev, "MemoryError") || nng_ev_type_is(ev, "_ArrayMemoryError"))
+    if (memory_refused(ev) || nng_ev_type_is(ev, "_ArrayMemoryError"))
         return true;
     if (ev->tb.present && (strstr(ev->tb.message, "std::bad_alloc") ||
                            strstr(ev->tb.message, "DefaultCPUAllocator: can't allocate memory") ||
@@ -363,19 +391,44 @@ bool nng_ev_alloc_failed(const struct nng_evidence *ev)
            (strstr(ev->tail, "std::bad_alloc") || strstr(ev->tail, "can't allocate memory"));
 }
 
-int64_t nng_ev_alloc_asked(const struct nng_evidence *ev)
+static int64_t asked_in_words(const struct nng_evidence *ev)
 {
-    const struct nng_failcall *f;
     int64_t n = amount(ev->tb.message, "Unable to allocate ");
 
     if (n < 0)
         n = amount(ev->tb.message, "you tried to allocate ");
-    if (n < 0)
+    if (n < 0 && nng_ev_signal(ev) == SIGABRT)
         n = amount(ev->tail, "you tried to allocate ");
+    return n;
+}
+
+bool nng_ev_alloc_stated(const struct nng_evidence *ev)
+{
+    return asked_in_words(ev) >= 0;
+}
+
+int64_t nng_ev_alloc_asked(const struct nng_evidence *ev)
+{
+    const struct nng_failcall *f;
+    int64_t n = asked_in_words(ev);
+
     f = nng_ev_fail(ev, ENOMEM, NNG_C_OTHER, true);
-    if (n < 0 && f && f->asked > 0)
+    /* An older one was a probe, or was handled. */
+    if (n < 0 && f && f->asked > 0 && ev->time_ns < f->time_ns + NNG_SEC)
         n = f->asked;
     return n;
+}
+
+bool nng_ev_last_said(const struct nng_evidence *ev, const char *words)
+{
+    const char *end = ev->tail + strlen(ev->tail), *from, *hit;
+
+    while (end > ev->tail && (end[-1] == '\n' || end[-1] == ' '))
+        end--;
+    for (from = end; from > ev->tail && from[-1] != '\n'; from--)
+        ;
+    hit = strstr(from, words);
+    return hit && hit < end;
 }
 
 const char *nng_ev_line_with(const struct nng_evidence *ev, const char *marker)

@@ -34,26 +34,36 @@ bool nng_ev_oom_open(const struct nng_evidence *ev);
  * /dev/shm, 0 only elsewhere, -1 both. */
 const struct nng_failcall *nng_ev_blamed(const struct nng_evidence *ev, int err, int devshm,
                                          bool *sure);
-/* The traceback speaks of errno err ("[Errno 28]", "(28)", its text). */
+/* `want`, or less where the traceback need not be the end: a program that logs an exception and goes on prints
+ * the same, and other output behind it. At most possible then, but for what multiprocessing prints of an end,
+ * and for a program whose call `f` (NULL: not recorded) failed just before: its stdout is written as it leaves,
+ * behind the traceback. */
+enum nng_confidence nng_ev_end_cap(const struct nng_evidence *ev, struct nng_verdict *v,
+                                   const struct nng_failcall *f, enum nng_confidence want);
+/* The traceback gives the system's own text for errno err. A number alone ("[Errno 28] inotify watch limit
+ * reached") is a library's, for a limit of another kind. */
 bool nng_ev_errno_in_words(const struct nng_evidence *ev, int err, const char *text);
 /* The last part of a path looks like what torch and multiprocessing put into /dev/shm. */
 bool nng_ev_shm_name(const char *name);
 /* A path in quotes or <> in the exception's message; "" none. */
 const char *nng_ev_path_in_words(const struct nng_evidence *ev);
 bool nng_ev_type_is(const struct nng_evidence *ev, const char *type);
-/* The words are those of a bystander ("background workers are no longer alive", broken pipes). */
-/* It left with a code and no traceback after this call had failed: may the one have led to the other? Its
- * output says so, or it ended within a second and there is still no room (free_now; -1 unknown). A
- * program that handled the failure and left for another reason looks the same but for that. */
+/* It left with a code and no traceback after this call had failed: may the one have led to the other? The
+ * last thing it said says so, or it ended within a second and there is still no room (free_now; -1 unknown).
+ * A program that handled the failure and left for another reason looks the same but for that. */
 bool nng_ev_silent_exit(const struct nng_evidence *ev, const struct nng_failcall *f,
                         int64_t free_now);
+/* The words are those of a bystander ("background workers are no longer alive", broken pipes). */
 bool nng_ev_consequence(const struct nng_evidence *ev);
 int nng_ev_workers(const struct nng_evidence *ev); /* how many of them, at least 1 */
 /* Soft limit; -1 unlimited, -2 unknown. */
 int64_t nng_ev_rlim(const struct nng_evidence *ev, int resource, bool hard);
-/* Bytes that the failed allocation asked for, from records or from its words; -1. */
+/* Bytes that the failed allocation asked for, from its words or from a record shortly before; -1. */
+bool nng_ev_alloc_stated(const struct nng_evidence *ev); /* its own words tell how many */
 int64_t nng_ev_alloc_asked(const struct nng_evidence *ev);
 /* The last line of its output that holds `marker`, cleaned; "" none. */
+/* Its last line holds `words`. */
+bool nng_ev_last_said(const struct nng_evidence *ev, const char *words);
 const char *nng_ev_line_with(const struct nng_evidence *ev, const char *marker);
 /* "MemoryError", bad_alloc and their kin. */
 bool nng_ev_alloc_failed(const struct nng_evidence *ev);

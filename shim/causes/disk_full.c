@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#define MUCH ((int64_t)64 << 20)
+
 static void advise(struct nng_verdict *v, const struct nng_evidence *ev, const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -85,6 +87,19 @@ static bool too_large_for_it(const struct nng_failcall *f)
     return f->total > 0 && f->free > f->total / 20 && f->asked > f->free;
 }
 
+/* There is room and there are names, and yet: a quota of the folder, a reserve, or not a file at all. */
+static bool room_for_it(const struct nng_failcall *f)
+{
+    return f->total > 0 && f->free > f->total / 20 && f->free > MUCH && f->asked <= f->free / 2 &&
+           !(f->flags & NNG_RF_INODES);
+}
+
+/* /dev/full and other devices say ENOSPC for reasons of their own. */
+static bool on_a_device(const char *path)
+{
+    return strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm/", 9) != 0;
+}
+
 static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     bool sure = false, quota, inodes;
@@ -95,10 +110,10 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     f = nng_ev_blamed(ev, ENOSPC, 0, &sure);
     if (!f)
         f = nng_ev_blamed(ev, EDQUOT, 0, &sure);
-    if (!f)
+    if (!f || on_a_device(f->path))
         return NNG_NO;
     if (nng_ev_left(ev) && ev->tb.present && speaks_of_it(ev)) {
-        conf = sure ? NNG_CERTAIN : NNG_LIKELY;
+        conf = sure && !(f->err == ENOSPC && room_for_it(f)) ? NNG_CERTAIN : NNG_LIKELY;
     } else if (nng_ev_left(ev) && ev->status.known && ev->status.code && !ev->tb.present) {
         conf = nng_ev_silent_exit(ev, f, -1) ? NNG_LIKELY : NNG_POSSIBLE;
     } else if (nng_ev_signal(ev) == SIGABRT && nng_ev_says(ev, "No space left on device")) {
@@ -135,23 +150,33 @@ static enum nng_confidence by_call(const struct nng_evidence *ev, struct nng_ver
     else
         nng_v_proof(v, "%s failed with %s, and not on /dev/shm", "%s 失败:%s,且不在 /dev/shm 上",
                     nng_call_name(f->call), nng_errno_name(f->err));
-    if (conf < NNG_CERTAIN)
+    if (f->err == ENOSPC && room_for_it(f))
+        nng_v_doubt(v, "%s of %s were free; a quota of the folder would look the same",
+                    "当时还剩 %s(共 %s);目录配额用尽时现象相同", nng_bytes(f->free),
+                    nng_bytes(f->total));
+    else if (conf < NNG_CERTAIN)
         nng_v_doubt(v, "the failed call was seen; that it ended the process was not",
                     "看到了失败的调用,但没有看到进程正是因它而结束");
     nng_v_signal_facts(v, ev);
     nng_v_exception_facts(v, ev);
     nng_v_fail_facts(v, f);
     advise(v, ev, path);
-    return conf;
+    return nng_ev_end_cap(ev, v, f, conf);
 }
 
 static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     const char *path = nng_ev_path_in_words(ev);
+    bool sure = false;
+    const struct nng_failcall *f = nng_ev_blamed(ev, ENOSPC, 0, &sure);
     bool shm = strstr(path, "/torch_") || strstr(path, "/dev/shm") || strstr(path, "/psm_") ||
                strstr(ev->tb.message, "shared memory") || strstr(ev->tail, "SemLock");
 
-    if (!nng_ev_left(ev) || !ev->tb.present || shm || !speaks_of_it(ev))
+    if (!nng_ev_left(ev) || !ev->tb.present || shm || !speaks_of_it(ev) || on_a_device(path) ||
+        (f && on_a_device(f->path)))
+        return NNG_NO;
+    /* "The limit of inotify watches was reached" has this errno, too. */
+    if (!path[0] && (strstr(ev->tb.origin, "inotify") || strstr(ev->tb.origin, "watchdog")))
         return NNG_NO;
     if (!path[0] && ev->n_files > 0 && numpy_short_write(ev))
         path = NNG_FIELD(ev->files[0]);
@@ -167,16 +192,18 @@ static enum nng_confidence by_words(const struct nng_evidence *ev, struct nng_ve
     if (numpy_short_write(ev)) {
         nng_v_doubt(v, "numpy does not say why: a size limit or a failing disk looks the same",
                     "numpy 没有说明原因:文件大小限制或磁盘故障时现象相同");
-        return nng_ev_rlim(ev, RLIMIT_FSIZE, false) >= 0 ? NNG_POSSIBLE : NNG_LIKELY;
+        return nng_ev_end_cap(
+            ev, v, NULL, nng_ev_rlim(ev, RLIMIT_FSIZE, false) >= 0 ? NNG_POSSIBLE : NNG_LIKELY);
     }
     if (path[0]) {
         nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
-        return NNG_LIKELY;
+        return nng_ev_end_cap(ev, v, NULL, NNG_LIKELY);
     }
     nng_v_doubt(v, "its words do not say which: a disk or /dev/shm",
                 "它没有说明是磁盘还是 /dev/shm");
-    return ev->shm.present && ev->shm.total > 0 && ev->shm.free > ev->shm.total / 10 ? NNG_LIKELY
-                                                                                     : NNG_POSSIBLE;
+    if (!ev->shm.present || ev->shm.total <= 0 || ev->shm.free <= ev->shm.total / 10)
+        return NNG_POSSIBLE;
+    return nng_ev_end_cap(ev, v, NULL, NNG_LIKELY);
 }
 
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)

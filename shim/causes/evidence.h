@@ -139,7 +139,10 @@ struct nng_traceback { /* the last Python traceback in the victim's tail */
     bool background_worker; /* introduced by batchgenerators' "Exception in background worker" */
     bool keyboard;          /* KeyboardInterrupt */
     int after;              /* lines of other output behind it */
-    bool own;           /* right below multiprocessing's "Process NAME:": it ended this process */
+    bool
+        own; /* multiprocessing's: below "Process NAME:", from its _bootstrap: it ended this process */
+    bool top;           /* begins at the top of a program (<module>): nobody below it caught it */
+    bool logged;        /* the line above it is a logger's: somebody caught it */
     char root_type[64]; /* first exception of its chain, where there is one; "" none */
     char root_message[192];
     bool told; /* not its own words: the trainer told what had ended it */

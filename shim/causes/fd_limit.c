@@ -66,6 +66,17 @@ static bool speechless(const struct nng_evidence *ev)
     return false;
 }
 
+/* Not counting what is closed as a process leaves: was it at its limit to the end, or far below? */
+static bool at_the_limit(const struct nng_evidence *ev, int64_t soft)
+{
+    return ev->has_usage && soft > 0 && ev->usage.fds >= soft - soft / 10;
+}
+
+static bool far_below(const struct nng_evidence *ev, int64_t soft)
+{
+    return ev->has_usage && soft > 0 && ev->usage.fds > 0 && ev->usage.fds < soft / 2;
+}
+
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     bool sure = false,
@@ -84,14 +95,23 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (silent && (!f || ev->time_ns - f->time_ns > NNG_SEC))
         return NNG_NO;
     system = f ? f->err == ENFILE : strstr(ev->tb.message, "in system") != NULL;
-    if (f && sure && !abort && (!silent || speechless(ev)))
+    if (f && sure && !abort && (!silent || speechless(ev))) {
         conf = NNG_CERTAIN;
-    else if (silent)
+    } else if (silent) {
+        /* One that closed some and went on shows few of them as it leaves. */
+        if (!at_the_limit(ev, soft) && !nng_ev_last_said(ev, "Too many open files"))
+            conf = NNG_POSSIBLE;
         nng_v_doubt(v,
                     "it left without a word, which is usual when not even a traceback can be read",
                     "它没有留下任何输出就退出了:连回溯所需的文件都打不开时常常如此");
-    else
+    } else if (!f && !system && far_below(ev, soft)) {
+        conf = NNG_POSSIBLE;
+        nng_v_doubt(v, "it had %u descriptors of %lld: perhaps a limit of another kind (inotify)",
+                    "它只用了 %u 个描述符(上限 %lld):可能是另一种上限(inotify)", ev->usage.fds,
+                    (long long)soft);
+    } else {
         nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
+    }
     if (system)
         nng_v_why(v, "too many files are open on this machine", "本机打开的文件过多");
     else if (soft > 0)
@@ -104,7 +124,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (f && f->err == EMFILE && f->free > 0 && f->total > 0)
         nng_v_proof(v, "%lld of %lld descriptors were in use", "已用描述符 %lld 个,上限 %lld",
                     (long long)f->free, (long long)f->total);
-    else if (ev->has_usage && soft > 0 && ev->usage.fds >= soft - soft / 10)
+    else if (at_the_limit(ev, soft))
         nng_v_proof(v, "%u of %lld descriptors were in use", "已用描述符 %u 个,上限 %lld",
                     ev->usage.fds, (long long)soft);
     if (f)
@@ -121,7 +141,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     if (f)
         nng_v_fail_facts(v, f);
     advise(v, ev, system);
-    return conf;
+    return nng_ev_end_cap(ev, v, f, conf);
 }
 
 NNG_CAUSE(fd_limit, 17, match);

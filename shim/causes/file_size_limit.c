@@ -36,6 +36,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
                 nng_v_doubt(v, "the failed call or the limit was not recorded",
                             "没有记录到失败的调用或上限");
         }
+        conf = nng_ev_end_cap(ev, v, f, conf);
     } else {
         return NNG_NO;
     }

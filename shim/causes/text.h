@@ -6,6 +6,7 @@
 #ifndef NNG_CAUSES_TEXT_H
 #define NNG_CAUSES_TEXT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,5 +42,8 @@ const char *nng_errno_name(int err);    /* "ENOSPC", "errno 999" */
  * above exception ...") the last one is what ended the process; tb->root_type names the first. A text that
  * starts in the middle of a traceback (the tail is a ring) is understood too. traceback.c */
 void nng_text_traceback(const char *text, struct nng_traceback *tb);
+/* It ended because another process of the run was gone: a pool that broke, a pipe of multiprocessing, loky,
+ * torch. A connection of the program's own (a database, an object store) is none of these. traceback.c */
+bool nng_text_lost_peer(const struct nng_traceback *tb);
 
 #endif

@@ -14,25 +14,6 @@
 
 enum which { NOT_SHOWN, PIDS_CGROUP, NPROC, KERNEL };
 
-static bool speaks_ofailed_callit(const struct nng_evidence *ev)
-{
-    static const char *const sign[] = {"can't start new thread",
-                                       "cannot start new thread",
-                                       "blas_thread_init: pthread_create failed",
-                                       "libgomp: Thread creation failed",
-                                       "pthread_create failed",
-                                       "Unable to create new thread",
-                                       "thread constructor failed"};
-
-    for (size_t i = 0; i < sizeof sign / sizeof sign[0]; i++)
-        if (nng_ev_says(ev, sign[i]))
-            return true;
-    if (nng_ev_type_is(ev, "BlockingIOError") &&
-        strstr(ev->tb.message, "Resource temporarily unavailable"))
-        return true;
-    return nng_ev_signal(ev) == SIGABRT && strstr(ev->tail, "Resource temporarily unavailable");
-}
-
 static bool makes_tasks(enum nng_call c)
 {
     return c == NNG_C_PTHREAD_CREATE || c == NNG_C_FORK || c == NNG_C_VFORK ||
@@ -46,6 +27,26 @@ static const struct nng_failcall *failed(const struct nng_evidence *ev)
             makes_tasks(ev->fails[i].call))
             return &ev->fails[i];
     return NULL;
+}
+
+static bool speaks_of_it(const struct nng_evidence *ev)
+{
+    static const char *const sign[] = {"can't start new thread",
+                                       "cannot start new thread",
+                                       "blas_thread_init: pthread_create failed",
+                                       "libgomp: Thread creation failed",
+                                       "pthread_create failed",
+                                       "Unable to create new thread",
+                                       "thread constructor failed"};
+
+    for (size_t i = 0; i < sizeof sign / sizeof sign[0]; i++)
+        if (nng_ev_says(ev, sign[i]))
+            return true;
+    /* flock, sockets and pipes say the same */
+    if (nng_ev_type_is(ev, "BlockingIOError") && failed(ev) &&
+        strstr(ev->tb.message, "Resource temporarily unavailable"))
+        return true;
+    return nng_ev_signal(ev) == SIGABRT && strstr(ev->tail, "Resource temporarily unavailable");
 }
 
 /* What was there at the failure and is not counted any more: threads of the victim, other processes. */
@@ -180,7 +181,7 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     /* OpenBLAS raises SIGINT at itself, which Python shows as a KeyboardInterrupt. */
     if (!nng_ev_left(ev) && signo != SIGABRT && signo != SIGINT)
         return NNG_NO;
-    if (!speaks_ofailed_callit(ev))
+    if (!speaks_of_it(ev))
         return NNG_NO;
     if (signo == SIGABRT && !f && !strstr(ev->tail, "thread"))
         return NNG_NO;

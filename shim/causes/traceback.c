@@ -27,6 +27,9 @@ struct parser {
     struct nng_traceback *tb;
     struct nng_traceback before; /* complete one before the one being read */
     bool user_frame;
+    bool quoted;    /* the one being read is another process' (torch: "Original Traceback ...") */
+    unsigned extra; /* lines behind it that are not part of it */
+    bool own_frame; /* the outermost frame is multiprocessing's */
 };
 
 static void copy(char *out, size_t size, const char *s, size_t n)
@@ -105,6 +108,11 @@ static bool frame(struct parser *ps, const struct line *l)
     func[0] = '\0';
     if (p < end)
         copy(func, sizeof func, p + 5, (size_t)(end - p - 5));
+    if (!tb->origin[0] && !ps->quoted) {
+        /* multiprocessing runs everything under this one (Lib/multiprocessing/process.py). */
+        ps->own_frame = strstr(file, "/process.py") && strcmp(func, "_bootstrap") == 0;
+        tb->top = strcmp(func, "<module>") == 0 || strstr(file, "runpy");
+    }
     if (!library(file) || !ps->user_frame) {
         memcpy(tb->file, file, sizeof file);
         memcpy(tb->func, func, sizeof func);
@@ -168,14 +176,27 @@ static int exception_line(const struct line *l, size_t *name_len)
     return isupper((unsigned char)s[last]) ? 1 : 0;
 }
 
-static void begin(struct parser *ps, size_t indent, bool chained)
+/* "2026-01-01 ERROR cache: could not write it" */
+static bool of_a_logger(const struct line *l)
+{
+    static const char *const level[] = {"ERROR", "WARN", "CRITICAL", "EXCEPTION"};
+
+    for (size_t i = 0; i < sizeof level / sizeof level[0]; i++)
+        if (find(l, level[i]))
+            return true;
+    return false;
+}
+
+static void begin(struct parser *ps, size_t indent, bool chained, bool quoted)
 {
     struct nng_traceback *tb = ps->tb;
+    bool top = quoted && tb->top;
 
     if (tb->present && tb->complete)
         ps->before = *tb;
     memset(tb, 0, sizeof *tb);
     tb->present = true;
+    tb->top = top;
     if (chained && ps->before.present) {
         const struct nng_traceback *b = &ps->before;
         bool deeper = b->root_type[0] != '\0';
@@ -190,6 +211,9 @@ static void begin(struct parser *ps, size_t indent, bool chained)
     ps->weak = false;
     ps->chained = false;
     ps->user_frame = false;
+    ps->own_frame = quoted && ps->own_frame;
+    ps->quoted = quoted;
+    ps->extra = 0;
 }
 
 static void conclude(struct parser *ps, const struct line *l, size_t name_len, bool weak)
@@ -211,7 +235,7 @@ static void conclude(struct parser *ps, const struct line *l, size_t name_len, b
     tb->last = true;
     ps->state = DONE;
     ps->weak = weak;
-    ps->noise = 0;
+    ps->noise = ps->extra = 0;
 }
 
 /* Frames, source lines, carets, then the exception at the header's own indentation. */
@@ -231,6 +255,27 @@ static void in_frames(struct parser *ps, const struct line *l)
         ps->state = DONE;
 }
 
+/* What Python, C++ and the C library add to an exception, or say as they leave. */
+static bool belongs_to_the_end(const struct line *l)
+{
+    static const char *const start[] = {"frame #",
+                                        "Exception raised from",
+                                        "warnings.warn(",
+                                        "sys:1: ",
+                                        "<sys>:0: ",
+                                        "[W",
+                                        "/",
+                                        "Sentry is ",
+                                        "\"\"\""};
+    const char *s = l->s + l->indent;
+    size_t n = l->n - l->indent;
+
+    for (size_t i = 0; i < sizeof start / sizeof start[0]; i++)
+        if (starts(s, n, start[i]) && (start[i][0] != '/' || find(l, "Warning: ")))
+            return true;
+    return find(l, "resource_tracker") || find(l, "wandb: ");
+}
+
 static void after(struct parser *ps, const struct line *l)
 {
     struct nng_traceback *tb = ps->tb;
@@ -244,6 +289,8 @@ static void after(struct parser *ps, const struct line *l)
         return;
     }
     ps->noise++;
+    if (!belongs_to_the_end(l))
+        ps->extra++;
     if (tb->complete && ps->weak && ps->noise < 6) {
         if (l->indent > ps->base && frame(ps, l)) { /* it was noise in the middle */
             ps->state = FRAMES;
@@ -256,8 +303,10 @@ static void after(struct parser *ps, const struct line *l)
         }
     }
     /* A message of several lines: the first one that says something. */
-    if (tb->complete && !tb->message[0] && ps->noise == 1)
+    if (tb->complete && !tb->message[0] && ps->noise == 1) {
+        ps->extra = 0;
         copy(tb->message, sizeof tb->message, l->s + l->indent, l->n - l->indent);
+    }
     if (ps->noise > 12)
         tb->last = false;
 }
@@ -270,7 +319,8 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
     memset(tb, 0, sizeof *tb);
     memset(&ps, 0, sizeof ps);
     ps.tb = t;
-    bool below_header = false, own = false, ignored = false, skipping = false;
+    bool below_header = false, own = false, logged = false, caught = false, ignored = false,
+         skipping = false;
     for (const char *p = text; *p;) {
         size_t n = strcspn(p, "\n");
         struct line l = {p, n, 0};
@@ -294,26 +344,64 @@ void nng_text_traceback(const char *text, struct nng_traceback *tb)
             if (own && !ps.chained && !original && tb->complete)
                 break;
             own = own || below_header;
-            begin(&ps, indent, ps.chained || original);
+            bool chain = ps.chained || original;
+            begin(&ps, indent, chain, original);
+            caught = chain ? caught : logged;
         } else if (ps.state == FRAMES) {
             in_frames(&ps, &l);
         } else if (ps.state == OUTSIDE) {
             /* The header may have been lost: the ring begins in the middle of a traceback. */
             if (l.indent == 2 && starts(l.s + 2, l.n - 2, "File \"") && find(&l, ", in ")) {
-                begin(&ps, 0, false);
+                begin(&ps, 0, false, false);
                 in_frames(&ps, &l);
             }
         } else {
             after(&ps, &l);
         }
+        logged = of_a_logger(&l);
         below_header = l.n > 9 && starts(l.s, l.n, "Process ") && l.s[l.n - 1] == ':';
         p += n + (p[n] == '\n');
     }
-    tb->own = own && tb->present;
-    tb->after = tb->present ? (int)ps.noise : 0;
+    tb->own = own && tb->present && ps.own_frame;
+    tb->logged = caught && tb->present;
+    tb->after = tb->present ? (int)ps.extra : 0;
     /* The header alone, cut off before its exception: a complete one before it says more. */
     if (tb->present && !tb->complete && ps.before.present && !tb->origin[0])
         *tb = ps.before;
     /* batchgenerators prints this to stdout, whose buffer may be written before or after stderr. */
     tb->background_worker = strstr(text, "Exception in background worker") != NULL;
+}
+
+static bool one_of(const char *s, const char *const *list, size_t n, bool whole)
+{
+    for (size_t i = 0; i < n; i++)
+        if (whole ? strcmp(s, list[i]) == 0 : strstr(s, list[i]) != NULL)
+            return true;
+    return false;
+}
+#define ONE_OF(s, list, whole) one_of(s, list, sizeof(list) / sizeof(list)[0], whole)
+
+bool nng_text_lost_peer(const struct nng_traceback *tb)
+{
+    static const char *const pools[] = {"BrokenProcessPool", "TerminatedWorkerError"};
+    static const char *const pipes[] = {"ConnectionResetError", "ConnectionRefusedError",
+                                        "ConnectionAbortedError", "EOFError"};
+    static const char *const inside[] = {"multiprocessing/", "concurrent/futures/", "loky/",
+                                         "batchgenerators/", "torch/distributed/",  "c10d"};
+    static const char *const nets[] = {"/socket.py",     "/ssl.py",    "/http/",   "urllib",
+                                       "requests/",      "asyncio/",   "aiohttp",  "redis",
+                                       "/smtplib.py",    "/ftplib.py", "paramiko", "grpc",
+                                       "socketserver.py"};
+    static const char *const ranks[] = {"DistBackendError", "DistStoreError", "DistNetworkError",
+                                        "RuntimeError"};
+
+    if (ONE_OF(tb->type, pools, true))
+        return true;
+    if (strcmp(tb->type, "BrokenPipeError") == 0)
+        return !ONE_OF(tb->origin, nets, false);
+    if (ONE_OF(tb->type, pipes, true))
+        return !tb->origin[0] || ONE_OF(tb->origin, inside, false);
+    /* gloo, NCCL and their store */
+    return ONE_OF(tb->type, ranks, true) && (strstr(tb->message, "Connection reset by peer") ||
+                                             strstr(tb->message, "Connection closed by peer"));
 }

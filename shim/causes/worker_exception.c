@@ -35,8 +35,13 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
     }
     /* multiprocessing's _bootstrap prints "Process NAME:" and then what ended the process
      * (Lib/multiprocessing/process.py); what it had on stdout comes after that. */
-    if (tb->own || tb->background_worker)
+    if (tb->background_worker || (tb->own && !tb->after))
         return NNG_CERTAIN;
+    if (tb->own) {
+        nng_v_doubt(v, "other output came after this traceback; a relayed one would look the same",
+                    "该回溯之后还有别的输出;转述别人的回溯也会是这样");
+        return NNG_LIKELY;
+    }
     if (tb->told) {
         nng_v_doubt(v, "the trainer told this of it; the worker itself printed nothing",
                     "这是训练主进程转述的;该工作进程自己没有输出");

@@ -133,17 +133,7 @@ bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct 
 
 bool nng_judge_is_aftermath(const struct nng_traceback *tb)
 {
-    static const char *const types[] = {"BrokenPipeError",
-                                        "ConnectionResetError",
-                                        "ConnectionRefusedError",
-                                        "ConnectionAbortedError",
-                                        "EOFError",
-                                        "BrokenProcessPool",
-                                        "TerminatedWorkerError"};
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (!strcmp(tb->type, types[i]))
-            return true;
-    return false;
+    return nng_text_lost_peer(tb);
 }
 
 static bool after_an_incident(const struct nng_mon *m, uint64_t when)
@@ -280,7 +270,7 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
 static bool known_failure(void)
 {
     static const char *const general[] = {"worker_exception", "worker_exit", "unknown",
-                                          "killed_unknown", "interrupted"};
+                                          "killed_unknown"};
     if (nng_incident_verdict()->confidence < NNG_LIKELY)
         return false;
     for (size_t i = 0; i < sizeof general / sizeof general[0]; i++)

@@ -149,12 +149,15 @@ static const char *outer_frame(const struct nng_stack *st)
 void nng_say_where(char *out, size_t n, const struct nng_evidence *ev, enum nng_lang lang)
 {
     char a[200], b[200], user[400];
+    const struct nng_traceback *tb = &ev->tb;
     const char *inner = NULL, *outer = NULL;
+    /* One that it went on after tells where it was then, not where it ended. */
+    bool survived = tb->after && !tb->own && !tb->background_worker && (!tb->top || tb->logged);
     out[0] = 0;
     if (ev->stack.n_python > 0) {
         inner = ev->stack.python[0];
         outer = outer_frame(&ev->stack);
-    } else if (ev->tb.present && (ev->tb.origin[0] || ev->tb.file[0])) {
+    } else if (ev->tb.present && !survived && (ev->tb.origin[0] || ev->tb.file[0])) {
         snprintf(user, sizeof user, "%s:%d %s", ev->tb.file, ev->tb.line, ev->tb.func);
         inner = ev->tb.origin[0] ? ev->tb.origin : user;
         outer = ev->tb.file[0] ? user : NULL;
