@@ -5,6 +5,7 @@
  */
 #include "common.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,6 +60,30 @@ static void say(struct nng_verdict *v, const struct nng_fault *f, int signo, boo
         nng_v_short(v, "it was ended by a %s", "被 %s 结束", nng_signal_name(signo));
 }
 
+/* A write to a terminal that was closed fails with EIO (tty(4), a pseudoterminal whose master is gone). */
+static enum nng_confidence terminal_gone(const struct nng_evidence *ev, struct nng_verdict *v)
+{
+    bool sure = false;
+    const struct nng_failcall *f = nng_ev_blamed(ev, EIO, -1, &sure);
+
+    if (!f || !nng_ev_left(ev) || !nng_ev_errno_in_words(ev, EIO, "Input/output error") ||
+        (strncmp(f->path, "/dev/pts/", 9) != 0 && strncmp(f->path, "/dev/tty", 8) != 0))
+        return NNG_NO;
+    nng_v_why(v, "its terminal or ssh session was closed, and it still wrote to it (EIO)",
+              "终端或 ssh 会话已关闭,而它仍在向其输出(EIO)");
+    nng_v_short(v, "its terminal was closed", "它的终端已关闭");
+    nng_v_proof(v, "%s to %s failed with EIO", "%s(%s)失败:EIO", nng_call_name(f->call),
+                nng_path_short(f->path, 60));
+    nng_v_signal_facts(v, ev);
+    nng_v_exception_facts(v, ev);
+    nng_v_fail_facts(v, f);
+    advise(v, ev, SIGHUP, "");
+    if (!sure)
+        nng_v_doubt(v, "the failed call was seen; that it ended the process was not",
+                    "看到了失败的调用,但没有看到进程正是因它而结束");
+    return nng_ev_end_cap(ev, v, f, sure ? NNG_CERTAIN : NNG_LIKELY);
+}
+
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     int signo = nng_ev_signal(ev);
@@ -76,6 +101,8 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_signal_facts(v, ev);
         return NNG_LIKELY;
     }
+    if (signo == 0)
+        return terminal_gone(ev, v);
     /* a SIGHUP by the kernel is that of a terminal that went */
     bool hung_up = signo == SIGHUP && nng_ev_by_kernel(f);
     bool outside = hung_up || ev->sender == NNG_SENDER_OUTSIDE || (f && f->sender_pid == 0);

@@ -67,6 +67,16 @@ static enum nng_confidence by_fault(const struct nng_evidence *ev, const struct 
     return conf;
 }
 
+static bool on_a_disk(const char *path)
+{
+    static const char *const not [] = {"/dev/", "/proc/", "/sys/", "pipe:", "socket:", "/pts/"};
+
+    for (size_t i = 0; i < sizeof not / sizeof not [0]; i++)
+        if (strncmp(path, not [i], strlen(not [i])) == 0)
+            return false;
+    return true;
+}
+
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     const struct nng_fault *bus = nng_ev_fault(ev, SIGBUS);
@@ -83,9 +93,10 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
             nng_ev_errno_in_words(ev, ESTALE, "Stale file handle") ||
             nng_ev_errno_in_words(ev, EREMOTEIO, "Remote I/O error");
     f = nng_ev_blamed(ev, EIO, -1, &sure);
-    if (!nng_ev_left(ev) || !words)
-        return NNG_NO;
     path = f && f->path[0] ? f->path : nng_ev_path_in_words(ev);
+    /* A closed terminal says EIO (`interrupted` tells of it), and devices and /proc for reasons of theirs. */
+    if (!nng_ev_left(ev) || !words || !on_a_disk(path))
+        return NNG_NO;
     if (path[0])
         nng_v_why(v, "a disk or network share failed (%s)", "磁盘或网络共享出错(%s)",
                   nng_path_short(path, 60));
@@ -102,9 +113,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_fail_facts(v, f);
     advise(v, path);
     if (f && sure)
-        return NNG_CERTAIN;
+        return nng_ev_end_cap(ev, v, f, NNG_CERTAIN);
     nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
-    return NNG_LIKELY;
+    return nng_ev_end_cap(ev, v, f, NNG_LIKELY);
 }
 
 NNG_CAUSE(io_error, 14, match);
