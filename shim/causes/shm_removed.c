@@ -8,10 +8,15 @@
 #include <errno.h>
 #include <string.h>
 
+/* A name that torch or multiprocessing gives, where such things live: in /dev/shm, or a bare "/name" of
+ * shm_open and sem_open. "pytorch_model.bin" and "/data/temp-3" are only missing files. */
 static bool our_kind(const char *name)
 {
-    return strstr(name, "torch_") || strstr(name, "psm_") || strstr(name, "wnsm_") ||
-           strstr(name, "mp-") || strstr(name, "sem.") || strstr(name, "pym-");
+    const char *slash = strrchr(name, '/');
+
+    if (slash && slash != name && strncmp(name, "/dev/shm/", 9) != 0)
+        return false;
+    return nng_ev_shm_name(slash ? slash + 1 : name);
 }
 
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
@@ -21,9 +26,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     const struct nng_failcall *f = nng_ev_blamed(ev, ENOENT, -1, &sure);
     bool torch = strstr(ev->tb.message, "unable to open shared memory object") ||
                  strstr(ev->tb.message, "could not unlink the shared memory file");
-    bool python =
-        nng_ev_type_is(ev, "FileNotFoundError") &&
-        (our_kind(path) || strstr(ev->tail, "_posixshmem") || strstr(ev->tail, "SemLock"));
+    bool python = nng_ev_type_is(ev, "FileNotFoundError") &&
+                  (our_kind(path) || strstr(ev->tb.origin, "multiprocessing/shared_memory.py") ||
+                   strstr(ev->tb.origin, "multiprocessing/synchronize.py"));
     bool errno2 = nng_ev_errno_in_words(ev, ENOENT, "No such file or directory");
     struct nng_fix *fix;
 
@@ -52,9 +57,9 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
     nng_v_fix(v, false, "do not clean /dev/shm while a run is on; no two runs in one cleaned place",
               "训练进行时不要清理 /dev/shm");
     if (f && sure && our_kind(f->path))
-        return NNG_CERTAIN;
+        return nng_ev_end_cap(ev, v, f, NNG_CERTAIN);
     nng_v_doubt(v, "who removed it was not seen", "没有看到是谁删除的");
-    return NNG_LIKELY;
+    return nng_ev_end_cap(ev, v, f, NNG_LIKELY);
 }
 
 NNG_CAUSE(shm_removed, 19, match);
