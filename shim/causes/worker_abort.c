@@ -7,26 +7,57 @@
 
 #include <string.h>
 
-/* What it said, most telling first. */
+static bool any_of(const char *line, size_t n, const char *const *words, size_t n_words)
+{
+    for (size_t i = 0; i < n_words; i++)
+        if (memmem(line, n, words[i], strlen(words[i])))
+            return true;
+    return false;
+}
+
+/* The last line with one of these words. faulthandler's own ("Fatal Python error: Aborted") only tells the
+ * signal again. */
+static const char *last_with(const struct nng_evidence *ev, const char *const *words,
+                             size_t n_words)
+{
+    const char *line = NULL;
+    size_t len = 0;
+
+    for (const char *p = ev->tail; *p;) {
+        size_t n = strcspn(p, "\n");
+        if (any_of(p, n, words, n_words) && !memmem(p, n, "error: Aborted", 14) &&
+            (!memmem(p, n, "ssertion", 8) || memmem(p, n, "fail", 4))) {
+            line = p;
+            len = n;
+        }
+        p += n + (p[n] == '\n');
+    }
+    while (len && *line == ' ') {
+        line++;
+        len--;
+    }
+    return line ? nng_text_field(line, len) : "";
+}
+
+/* What it said: what only an abort prints first, then loose words of a last message. */
 static const char *message(const struct nng_evidence *ev, const struct nng_fault *f)
 {
     static const char *const marker[] = {
-        "  what():",           "terminate called", "*** stack smashing",  "*** buffer overflow",
-        "double free",         "free(): ",         "malloc(): ",          "malloc_consolidate(): ",
-        "realloc(): ",         "munmap_chunk(): ", "corrupted size",      "corrupted double-linked",
-        "corrupted unsorted",  "invalid pointer",  "Assertion",           "assertion",
-        "CHECK failed",        "Check failed",     "pure virtual method", "OMP: Error",
-        "Fatal Python error:", "INTERNAL ERROR"};
+        "  what():",          "terminate called", "*** stack smashing",  "*** buffer overflow",
+        "double free",        "free(): ",         "malloc(): ",          "malloc_consolidate(): ",
+        "realloc(): ",        "munmap_chunk(): ", "corrupted size",      "corrupted double-linked",
+        "corrupted unsorted", "invalid pointer",  "pure virtual method", "Fatal Python error:",
+        "OMP: Error"};
+    static const char *const loose[] = {"Assertion", "assertion", "CHECK failed", "Check failed",
+                                        "INTERNAL ERROR"};
     const char *said = f ? NNG_FIELD(f->abort_msg) : "";
 
     if (said[0])
         return nng_text_short(said, 90);
-    for (size_t i = 0; i < sizeof marker / sizeof marker[0]; i++) {
-        said = nng_ev_line_with(ev, marker[i]);
-        if (said[0])
-            return nng_text_short(said, 90);
-    }
-    return "";
+    said = last_with(ev, marker, sizeof marker / sizeof marker[0]);
+    if (!said[0])
+        said = last_with(ev, loose, sizeof loose / sizeof loose[0]);
+    return nng_text_short(said, 90);
 }
 
 static bool heap(const char *said)
