@@ -147,16 +147,45 @@ static void says(E *e, const char *text)
 
 static void raises(E *e, const char *line)
 {
-    char text[1024];
+    char text[2048];
 
     snprintf(text, sizeof text,
              "Process ForkProcess-2:\n"
-             "Traceback (most recent call last):\n  File \"/home/u/load.py\", line 7, in load\n"
+             "Traceback (most recent call last):\n"
+             "  File \"/usr/lib/python3.11/multiprocessing/process.py\", line 314, in _bootstrap\n"
+             "    self.run()\n"
+             "  File \"/home/u/load.py\", line 7, in load\n"
              "    x\n%s\n",
              line);
     leaves(e, 1);
     says(e, text);
 }
+
+/* The same, raised inside a library: `origin` is its frame, as Python prints it. */
+static void raises_in(E *e, const char *origin, const char *line)
+{
+    char text[1024];
+
+    snprintf(text, sizeof text, "  File \"/usr/lib/python3.11/%s\n    y\n%s", origin, line);
+    raises(e, text);
+}
+
+/* A trainer's traceback, at the top of its program or from inside a function, and what it printed behind it. */
+static void prints(E *e, const char *above, const char *where, const char *line, const char *behind)
+{
+    char text[2048];
+
+    snprintf(text, sizeof text,
+             "%s\nTraceback (most recent call last):\n  File \"/home/u/train.py\", line 7, in %s\n"
+             "    x\n%s\n%s",
+             above, where, line, behind);
+    leaves(e, 1);
+    trainer(e);
+    e->kind = NNG_K_FAILURE;
+    says(e, text);
+}
+
+#define EPOCHS "epoch 1\nepoch 2\nepoch 3\nepoch 4\nepoch 5\nloss is NaN, stopping\n"
 
 static struct nng_failcall *failed(E *e, enum nng_call call, int err, unsigned flags,
                                    const char *path)
@@ -428,6 +457,32 @@ static void shm_object_for_want_of_fds(E *e)
     e->usage.rlim_soft[RLIMIT_NOFILE] = 1024;
     failed(e, NNG_C_SHM_OPEN, EMFILE, NNG_RF_DEVSHM, "/torch_1_2_3");
 }
+static void a_model_is_missing(E *e)
+{
+    raises(e,
+           "FileNotFoundError: [Errno 2] No such file or directory: 'outputs/pytorch_model.bin'");
+    failed(e, NNG_C_OPEN, ENOENT, 0, "outputs/pytorch_model.bin");
+}
+static void a_folder_named_temp_is_missing(E *e)
+{
+    raises(e,
+           "FileNotFoundError: [Errno 2] No such file or directory: '/data/temp-3/mp-4/torch_x'");
+}
+static void labels_are_missing_and_semlock_was_printed(E *e)
+{
+    raises(e, "FileNotFoundError: [Errno 2] No such file or directory: '/data/labels_sem.json'");
+    strcat(e->tail, "<SemLock(value=1)>\n");
+}
+static void shm_of_python_gone(E *e)
+{
+    raises(e, "FileNotFoundError: [Errno 2] No such file or directory: '/psm_1a2b'");
+    failed(e, NNG_C_SHM_OPEN, ENOENT, NNG_RF_DEVSHM, "/psm_1a2b");
+}
+static void shm_with_a_name_of_the_users_gone(E *e)
+{
+    raises_in(e, "multiprocessing/shared_memory.py\", line 104, in __init__",
+              "FileNotFoundError: [Errno 2] No such file or directory: '/my_block'");
+}
 static void a_data_file_is_missing(E *e)
 {
     raises(e, "FileNotFoundError: [Errno 2] No such file or directory: '/data/x.npy'");
@@ -562,6 +617,102 @@ static void disk_read_error_words_only(E *e)
 {
     raises(e, "OSError: [Errno 5] Input/output error");
 }
+static void terminal_closed(E *e)
+{
+    prints(e, "epoch 4", "<module>", "OSError: [Errno 5] Input/output error", "");
+    failed(e, NNG_C_WRITE, EIO, 0, "/dev/pts/0 (deleted)");
+}
+static void terminal_of_a_worker_closed(E *e)
+{
+    raises(e, "OSError: [Errno 5] Input/output error");
+    failed(e, NNG_C_WRITE, EIO, 0, "/dev/tty1");
+}
+static void eio_of_proc(E *e)
+{
+    raises(e, "OSError: [Errno 5] Input/output error: '/proc/4711/mem'");
+    failed(e, NNG_C_READ, EIO, 0, "/proc/4711/mem");
+}
+static void disk_read_error_logged_and_survived(E *e)
+{
+    prints(e, "ERROR cache", "load", "OSError: [Errno 5] Input/output error: '/data/x.npy'",
+           EPOCHS);
+    failed(e, NNG_C_READ, EIO, 0, "/data/x.npy")->time_ns -= 5 * SECOND;
+}
+/* logging.exception, and epochs later an end for another reason */
+static void disk_full_logged_and_survived(E *e)
+{
+    prints(e, "ERROR:root:could not write the log, going on without", "<module>",
+           "OSError: [Errno 28] No space left on device: '/data/out/x.npz'", EPOCHS);
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/data/out/x.npz")->time_ns -= 5 * SECOND;
+}
+static void disk_full_logged_just_before_the_end(E *e)
+{
+    prints(e, "ERROR:root:could not write the log, going on without", "<module>",
+           "OSError: [Errno 28] No space left on device: '/data/out/x.npz'", "no such dataset\n");
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/data/out/x.npz");
+}
+static void disk_full_of_the_trainer(E *e)
+{
+    prints(e, "epoch 7", "<module>",
+           "OSError: [Errno 28] No space left on device: '/data/out/x.npz'", "");
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/data/out/x.npz");
+}
+/* stdout is a pipe: what was in its buffer comes behind the traceback */
+static void disk_full_of_the_trainer_and_buffered_output(E *e)
+{
+    prints(e, "epoch 7", "<module>",
+           "OSError: [Errno 28] No space left on device: '/data/out/x.npz'", EPOCHS);
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/data/out/x.npz");
+}
+static void disk_full_of_a_worker_and_buffered_output(E *e)
+{
+    disk_full_exception(e);
+    strcat(e->tail, EPOCHS);
+    nng_text_traceback(e->tail, &e->tb);
+}
+static void disk_full_handled_then_an_exit(E *e)
+{
+    leaves(e, 3);
+    says(e, "cache not written: [Errno 28] No space left on device\nno such dataset\n");
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/data/out/x.npz");
+}
+static void disk_full_said_at_the_very_end(E *e)
+{
+    leaves(e, 3);
+    trainer(e);
+    e->kind = NNG_K_FAILURE;
+    says(e, "saving\nerror: could not save: No space left on device\n");
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/data/out/x.npz");
+}
+static void dev_full(E *e)
+{
+    raises(e, "OSError: [Errno 28] No space left on device: '/dev/full'");
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/dev/full");
+}
+static void dev_full_unnamed(E *e)
+{
+    raises(e, "OSError: [Errno 28] No space left on device");
+    failed(e, NNG_C_WRITE, ENOSPC, 0, "/dev/full");
+    e->shm.present = true;
+    e->shm.total = e->shm.free = 8 * GIB;
+}
+static void disk_full_with_room(E *e)
+{
+    disk_full_exception(e);
+    e->fails[0].free = 50 * GIB;
+}
+static void inotify_watches(E *e)
+{
+    raises(e, "OSError: [Errno 28] inotify watch limit reached");
+    e->shm.present = true;
+    e->shm.total = e->shm.free = 8 * GIB;
+}
+static void inotify_watches_in_the_systems_words(E *e)
+{
+    inotify_watches(e);
+    raises_in(e, "site-packages/watchdog/observers/inotify_c.py\", line 422, in _raise_error",
+              "OSError: [Errno 28] No space left on device");
+}
 static void damaged_npy(E *e)
 {
     raises(e, "ValueError: mmap length is greater than file size");
@@ -574,6 +725,56 @@ static void damaged_zip(E *e)
     raises(e, "zipfile.BadZipFile: Bad CRC-32 for file 'data.npy'");
     e->n_files = 1;
     snprintf(e->files[0], NNG_PATH, "/data/case_1.npz");
+}
+static void damaged_npy_told_by_numpy(E *e)
+{
+    raises_in(e, "site-packages/numpy/lib/npyio.py\", line 436, in load",
+              "ValueError: Cannot load file containing pickled data when allow_pickle=False");
+    e->n_files = 1;
+    snprintf(e->files[0], NNG_PATH, "/data/case_1.npy");
+}
+static void a_healthy_array_of_objects(E *e)
+{
+    raises_in(e, "site-packages/numpy/lib/format.py\", line 795, in read_array",
+              "ValueError: Object arrays cannot be loaded when allow_pickle=False");
+    e->n_files = 2;
+    snprintf(e->files[0], NNG_PATH, "/data/plan.json");
+    snprintf(e->files[1], NNG_PATH, "/data/case_1.npy");
+}
+static void a_healthy_checkpoint_for_torch_2_6(E *e)
+{
+    raises_in(e, "site-packages/torch/serialization.py\", line 1470, in load",
+              "_pickle.UnpicklingError: Weights only load failed. This file can still be loaded");
+    e->n_files = 1;
+    snprintf(e->files[0], NNG_PATH, "/data/checkpoint_final.pth");
+}
+static void a_damaged_checkpoint(E *e)
+{
+    raises_in(
+        e, "site-packages/torch/serialization.py\", line 600, in __init__",
+        "RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central "
+        "directory");
+    e->n_files = 1;
+    snprintf(e->files[0], NNG_PATH, "/data/checkpoint_final.pth");
+}
+static void a_config_entry_could_not_be_read(E *e)
+{
+    raises(e, "ValueError: config entry 'optimizer/lr' could not be read: expected a float");
+}
+static void a_damaged_pickle(E *e)
+{
+    raises(e, "_pickle.UnpicklingError: pickle data was truncated");
+    e->n_files = 1;
+    snprintf(e->files[0], NNG_PATH, "/data/case_1.pkl");
+}
+static void unpickled_from_a_message(E *e)
+{
+    raises(e, "_pickle.UnpicklingError: invalid load key, 'x'.");
+}
+static void damaged_data_logged_and_survived(E *e)
+{
+    prints(e, "WARNING skipped", "load", "zipfile.BadZipFile: Bad CRC-32 for file '/data/x.npz'",
+           EPOCHS);
 }
 static void an_ordinary_reshape_mistake(E *e)
 {
@@ -942,6 +1143,40 @@ static void fds_silent_for_want_of_a_traceback(E *e)
     failed(e, NNG_C_OPEN, EMFILE, 0, "/usr/lib/python3.11/traceback.py");
     failed(e, NNG_C_OPEN, EMFILE, 0, "/dev/null");
 }
+static void fds_used_up_to_the_end(E *e)
+{
+    fds_silent(e);
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_NOFILE] = 64;
+    e->usage.fds = 64;
+}
+static void fds_closed_again(E *e)
+{
+    fds_used_up_to_the_end(e);
+    e->usage.fds = 5;
+}
+static void fds_logged_and_survived(E *e)
+{
+    prints(e, "ERROR:root:too many files open: closing the cache", "<module>",
+           "OSError: [Errno 24] Too many open files: '/etc/passwd'", EPOCHS);
+    failed(e, NNG_C_OPEN, EMFILE, 0, "/etc/passwd")->time_ns -= 4 * SECOND;
+}
+static void fds_of_inotify(E *e)
+{
+    raises(e, "OSError: [Errno 24] inotify instance limit reached");
+}
+static void fds_of_inotify_in_the_systems_words(E *e)
+{
+    raises(e, "OSError: [Errno 24] Too many open files");
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_NOFILE] = 20000;
+    e->usage.fds = 128;
+}
+static void fsize_logged_and_survived(E *e)
+{
+    fsize_exception(e);
+    prints(e, "ERROR", "save", "OSError: [Errno 27] File too large", EPOCHS);
+}
 static void fds_handled_long_before(E *e)
 {
     leaves(e, 1);
@@ -1046,6 +1281,13 @@ static void threads_abort(E *e)
     e->pids.max = e->pids.current = 100;
     e->pids.max_events = 1;
 }
+static void a_lock_is_held(E *e)
+{
+    raises(e, "BlockingIOError: [Errno 11] Resource temporarily unavailable");
+    failed(e, NNG_C_WRITE, EAGAIN, 0, "/tmp/lock");
+    e->pids.nproc_soft = 200;
+    e->pids.user_tasks = 200;
+}
 static void a_socket_would_block(E *e)
 {
     raises(e, "BlockingIOError: [Errno 11] write could not complete without blocking");
@@ -1082,6 +1324,27 @@ static void address_space_beyond_the_machine(E *e)
     raises(e, "MemoryError");
     limits(e);
     e->usage.rlim_soft[RLIMIT_AS] = (uint64_t)(500 * GIB);
+}
+static void address_space_by_its_call(E *e)
+{
+    raises(e, "MemoryError");
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_AS] = (uint64_t)(20 * GIB);
+    failed(e, NNG_C_MMAP, ENOMEM, 0, "")->asked = 1024 * GIB;
+}
+static void address_space_a_probe_long_before(E *e)
+{
+    raises(e, "MemoryError: replay buffer is full: 4096 episodes");
+    limits(e);
+    e->usage.rlim_soft[RLIMIT_AS] = (uint64_t)(20 * GIB);
+    struct nng_failcall *f = failed(e, NNG_C_MMAP, ENOMEM, 0, "");
+    f->asked = 1024 * GIB;
+    f->time_ns = e->time_ns - 3 * SECOND;
+}
+static void address_space_logged_and_survived(E *e)
+{
+    address_space(e);
+    prints(e, "ERROR", "grow", "MemoryError: Unable to allocate 3.00 GiB for an array", EPOCHS);
 }
 static void address_space_abort(E *e)
 {
@@ -1168,6 +1431,17 @@ static void abort_heap(E *e)
     f->sender_pid = VICTIM;
     snprintf(f->abort_msg, sizeof f->abort_msg, "free(): invalid pointer\n");
 }
+static void abort_by_python(E *e)
+{
+    fault(e, SIGABRT, -6)->sender_pid = VICTIM;
+    says(e, "INFO config: Assertion checks are enabled\nit said: invalid pointer\n"
+            "Fatal Python error: bad refcount\nFatal Python error: Aborted\n");
+}
+static void abort_after_idle_talk(E *e)
+{
+    fault(e, SIGABRT, -6)->sender_pid = VICTIM;
+    says(e, "INFO config: Assertion checks are enabled\nFatal Python error: Aborted\n");
+}
 static void abort_plain(E *e)
 {
     fault(e, SIGABRT, -6)->sender_pid = VICTIM;
@@ -1193,6 +1467,19 @@ static void bus_misaligned(E *e)
 static void exception(E *e)
 {
     raises(e, "IndexError: list index out of range");
+}
+static void exception_and_buffered_output(E *e)
+{
+    exception(e);
+    strcat(e->tail, "loaded 12 cases\n");
+    nng_text_traceback(e->tail, &e->tb);
+}
+static void exception_of_a_relayed_process(E *e)
+{
+    leaves(e, 1);
+    says(e,
+         "Process Process-1:\nTraceback (most recent call last):\n  File \"x.py\", line 1, in f\n"
+         "ValueError: relayed from a log viewer\nall fine, leaving with a code\n");
 }
 static void exception_batchgenerators(E *e)
 {
@@ -1226,7 +1513,24 @@ static void only_a_witness(E *e)
 }
 static void only_a_broken_pipe(E *e)
 {
-    raises(e, "ConnectionResetError: [Errno 104] Connection reset by peer");
+    raises_in(e, "multiprocessing/connection.py\", line 378, in _recv",
+              "ConnectionResetError: [Errno 104] Connection reset by peer");
+}
+static void a_database_is_down(E *e)
+{
+    raises_in(e, "socket.py\", line 836, in create_connection",
+              "ConnectionRefusedError: [Errno 111] Connection refused");
+}
+static void an_object_store_hung_up(E *e)
+{
+    raises_in(
+        e, "site-packages/requests/adapters.py\", line 501, in send",
+        "requests.exceptions.ConnectionError: ('Connection aborted.', ConnectionResetError(104, "
+        "'Connection reset by peer'))");
+}
+static void another_rank_hung_up(E *e)
+{
+    raises(e, "torch.distributed.DistBackendError: Connection reset by peer");
 }
 static void eof_after_its_parent(E *e)
 {
@@ -1309,6 +1613,11 @@ static const struct row {
     R(shm_name_gone_words_only, "shm_removed", LIK),
     R(shm_object_for_want_of_fds, "fd_limit", CER),
     R(a_data_file_is_missing, "worker_exception", CER),
+    R(a_model_is_missing, "worker_exception", CER),
+    R(a_folder_named_temp_is_missing, "worker_exception", CER),
+    R(labels_are_missing_and_semlock_was_printed, "worker_exception", CER),
+    R(shm_of_python_gone, "shm_removed", CER),
+    R(shm_with_a_name_of_the_users_gone, "shm_removed", LIK),
     R(file_cut, "file_truncated", CER),
     R(file_cut_on_a_full_disk, "file_truncated", CER),
     R(file_cut_private_mapping, "file_truncated", CER),
@@ -1335,8 +1644,32 @@ static const struct row {
     R(numpy_short_write_under_a_size_limit, "worker_exception", CER),
     R(disk_read_error, "io_error", CER),
     R(disk_read_error_words_only, "io_error", LIK),
+    R(disk_read_error_logged_and_survived, "worker_exit", LIK),
+    R(terminal_closed, "interrupted", CER),
+    R(terminal_of_a_worker_closed, "interrupted", CER),
+    R(eio_of_proc, "worker_exception", CER),
+    R(disk_full_logged_and_survived, "worker_exit", LIK),
+    R(disk_full_logged_just_before_the_end, "worker_exit", LIK),
+    R(disk_full_of_the_trainer, "disk_full", CER),
+    R(disk_full_of_the_trainer_and_buffered_output, "disk_full", LIK),
+    R(disk_full_of_a_worker_and_buffered_output, "disk_full", CER),
+    R(disk_full_handled_then_an_exit, "worker_exit", CER),
+    R(disk_full_said_at_the_very_end, "disk_full", LIK),
+    R(dev_full, "worker_exception", CER),
+    R(dev_full_unnamed, "worker_exception", CER),
+    R(disk_full_with_room, "disk_full", LIK),
+    R(inotify_watches, "worker_exception", CER),
+    R(inotify_watches_in_the_systems_words, "worker_exception", CER),
     R(damaged_npy, "corrupt_data", LIK),
     R(damaged_zip, "corrupt_data", LIK),
+    R(damaged_npy_told_by_numpy, "corrupt_data", LIK),
+    R(a_healthy_array_of_objects, "worker_exception", CER),
+    R(a_healthy_checkpoint_for_torch_2_6, "worker_exception", CER),
+    R(a_damaged_checkpoint, "corrupt_data", LIK),
+    R(a_config_entry_could_not_be_read, "worker_exception", CER),
+    R(a_damaged_pickle, "corrupt_data", LIK),
+    R(unpickled_from_a_message, "worker_exception", CER),
+    R(damaged_data_logged_and_survived, "worker_exit", LIK),
     R(an_ordinary_reshape_mistake, "worker_exception", CER),
     R(oom_counted, "cgroup_oom", CER),
     R(oom_trainer, "cgroup_oom", CER),
@@ -1404,7 +1737,13 @@ static const struct row {
     R(fsize_exception, "file_size_limit", CER),
     R(fsize_of_the_file_system, "file_size_limit", LIK),
     R(fds, "fd_limit", CER),
-    R(fds_silent, "fd_limit", LIK),
+    R(fds_silent, "worker_exit", LIK),
+    R(fds_used_up_to_the_end, "fd_limit", LIK),
+    R(fds_closed_again, "worker_exit", LIK),
+    R(fds_logged_and_survived, "worker_exit", LIK),
+    R(fds_of_inotify, "worker_exception", CER),
+    R(fds_of_inotify_in_the_systems_words, "worker_exception", CER),
+    R(fsize_logged_and_survived, "worker_exit", LIK),
     R(fds_silent_for_want_of_a_traceback, "fd_limit", CER),
     R(fds_handled_long_before, "worker_exit", LIK),
     R(fds_ancdata, "fd_limit", LIK),
@@ -1420,12 +1759,16 @@ static const struct row {
     R(threads_openblas, "threads_limit", LIK),
     R(threads_abort, "threads_limit", CER),
     R(a_socket_would_block, "worker_exception", CER),
+    R(a_lock_is_held, "worker_exception", CER),
     R(address_space, "address_space_limit", CER),
     R(address_space_not_reached, "worker_exception", CER),
     R(address_space_request_unknown, "address_space_limit", LIK),
     R(address_space_below_the_machine, "address_space_limit", LIK),
     R(address_space_beyond_the_machine, "worker_exception", CER),
     R(address_space_abort, "address_space_limit", LIK),
+    R(address_space_by_its_call, "address_space_limit", LIK),
+    R(address_space_a_probe_long_before, "worker_exception", CER),
+    R(address_space_logged_and_survived, "worker_exit", LIK),
     R(more_than_the_machine_has, "host_oom", LIK),
     R(memory_error_unexplained, "worker_exception", CER),
     R(commit_limit, "host_oom", LIK),
@@ -1440,6 +1783,8 @@ static const struct row {
     R(segv_repaired_then_killed, "killed_unknown", UNK),
     R(abort_heap, "worker_abort", CER),
     R(abort_plain, "worker_abort", CER),
+    R(abort_by_python, "worker_abort", CER),
+    R(abort_after_idle_talk, "worker_abort", CER),
     R(abort_blind, "worker_abort", LIK),
     R(fpe, "worker_fpe", CER),
     R(ill, "worker_illegal_instruction", CER),
@@ -1447,11 +1792,16 @@ static const struct row {
     R(exception, "worker_exception", CER),
     R(exception_that_quotes_another, "worker_exception", CER),
     R(exception_of_somebody_else, "worker_exception", LIK),
+    R(exception_and_buffered_output, "worker_exception", LIK),
+    R(exception_of_a_relayed_process, "worker_exit", LIK),
     R(exception_batchgenerators, "worker_exception", CER),
     R(exception_caught_then_status_0, "worker_exception", LIK),
     R(exception_then_much_output, "worker_exit", LIK),
     R(only_a_witness, "unknown", UNK),
     R(only_a_broken_pipe, "unknown", UNK),
+    R(a_database_is_down, "worker_exception", CER),
+    R(an_object_store_hung_up, "worker_exception", CER),
+    R(another_rank_hung_up, "unknown", UNK),
     R(eof_after_its_parent, "unknown", UNK),
     R(broken_pipe_signal, "unknown", UNK),
     R(exit_three, "worker_exit", CER),
@@ -1825,6 +2175,33 @@ static void the_two_thread_limits_are_told_apart(void **state)
     assert_int_equal(fact("threads.limit")->type, NNG_FT_NULL);
 }
 
+static void an_abort_quotes_what_ended_it(void **state)
+{
+    (void)state;
+    decide(abort_by_python);
+    assert_string_equal(fact("abort.message")->str, "Fatal Python error: bad refcount");
+    decide(abort_after_idle_talk);
+    assert_int_equal(fact("abort.message")->type, NNG_FT_NULL);
+    decide(abort_heap);
+    assert_non_null(strstr(fact("abort.message")->str, "free(): invalid pointer"));
+}
+
+static void a_checkpoint_is_never_to_be_removed(void **state)
+{
+    (void)state;
+    decide(a_damaged_checkpoint);
+    assert_int_equal(v.fix[0].workaround, false);
+    assert_null(strstr(v.fix[0].text.en, "remove"));
+    decide(damaged_npy);
+    assert_non_null(strstr(v.fix[0].text.en, "remove it"));
+    base(&ev);
+    damaged_npy(&ev);
+    ev.n_files = 0; /* no file to name */
+    nng_causes_decide(&ev, &v);
+    for (int i = 0; i < v.n_fix; i++)
+        assert_null(strstr(v.fix[i].text.en, "remove"));
+}
+
 /* Whatever a torn or hostile journal leaves in the numbers, an answer comes out, and clean. */
 static void random_evidence_is_survived(void **state)
 {
@@ -1884,6 +2261,8 @@ int main(void)
         cmocka_unit_test(a_fix_is_right_for_the_place),
         cmocka_unit_test(a_way_round_is_what_the_user_typed),
         cmocka_unit_test(the_two_thread_limits_are_told_apart),
+        cmocka_unit_test(an_abort_quotes_what_ended_it),
+        cmocka_unit_test(a_checkpoint_is_never_to_be_removed),
         cmocka_unit_test(random_evidence_is_survived),
         cmocka_unit_test(environment_is_read_within_its_bounds),
     };
