@@ -60,7 +60,7 @@ $(BUILD)/nnguard: $(BIN_OBJ)
 # in a call that makes shared memory, more.
 STACK_LIMIT = 1024
 $(patsubst %,$(BUILD)/so/shim/preload/%.o,start root bind ids launch): STACK_LIMIT = 8192
-$(patsubst %,$(BUILD)/so/shim/preload/%.o,rescue rescue_room rescue_sem): STACK_LIMIT = 2048
+$(patsubst %,$(BUILD)/so/shim/preload/%.o,rescue rescue_promise rescue_room rescue_sem rescue_sole): STACK_LIMIT = 2048
 $(BUILD)/so/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(SO_CFLAGS) $(if $(STACK),-Wstack-usage=$(STACK_LIMIT)) -MMD -MP -c $< -o $@

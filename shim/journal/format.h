@@ -30,6 +30,7 @@
 #define NNG_PROCS_N 128u
 #define NNG_SIZES_N 1024u
 #define NNG_SEGMENTS_N 2048u
+#define NNG_PROMISES_N 256u
 #define NNG_TAIL_SIZE 8192u /* power of two */
 #define NNG_FILES_N 4u
 #define NNG_PATH 256u
@@ -259,19 +260,33 @@ enum nng_segment_state {
     NNG_SG_DROP = 4,    /* the name is gone: the monitor lets it go and frees the entry */
 };
 
-struct
-    nng_segment { /* one cache line; the first three fields are written before state, by release */
+/* One cache line; what another process reads is written before state, by release. Entry i's memory has
+ * the number rescue_fd_base + 2i in the monitor, so that the link in /dev/shm, /proc/MONITOR/fd/NUMBER,
+ * can be made before the monitor is asked. */
+struct nng_segment {
     _Atomic uint32_t state; /* enum nng_segment_state (futex) */
     uint32_t pid;           /* its maker */
-    _Atomic uint64_t ino;   /* of the empty file that keeps the name in /dev/shm */
-    uint64_t born_ns;       /* birth time of that file; 0 unknown */
-    uint64_t mem_ino;       /* of the memory that replaces it */
+    _Atomic uint64_t ino;   /* of the link that has the name in /dev/shm */
+    uint64_t mem_ino;       /* of the memory behind it */
     uint64_t size;
-    int32_t mem_fd, name_fd; /* in its maker: open at least until the monitor holds both */
-    int32_t held, held_name; /* in the monitor */
+    int32_t mem_fd, name_fd; /* in its maker: open until the monitor has answered */
+    int32_t held, held_name; /* in the monitor; -1: it could not take them */
     uint64_t time_ns;
+    uint64_t unused;
 };
 _Static_assert(sizeof(struct nng_segment) == 64, "one line");
+
+/* ---- sizes that were given and not yet used ---------------------------------------------------- */
+/* ftruncate promises nothing: what fits now may be gone at the touch. So that the next one knows, each
+ * enters here what it gave; how much of it is still a hole is looked up when it matters. */
+struct nng_promise {
+    _Atomic uint64_t ticket; /* of its writer, + 1; 0: free, or being written */
+    uint64_t ino, size, time_ns;
+    uint32_t pid;
+    int32_t fd;      /* in that process */
+    uint32_t memory; /* 1: ordinary memory, 0: /dev/shm */
+    uint32_t pad;
+};
 
 /* ---- health of the library itself ------------------------------------------------------------ */
 #define NNG_HEALTH(X)                                                                              \
@@ -335,6 +350,12 @@ struct nng_header {
     _Atomic uint64_t rescue_biggest;                /* largest single one */
     _Atomic uint64_t rescue_peak; /* most bytes alive at a time, as the monitor saw */
     _Atomic uint64_t rescue_refused, rescue_refused_ask, rescue_refused_room, rescue_refused_limit;
+    _Atomic uint32_t rescue_fd_base, rescue_fd_n; /* the monitor's numbers for segments; 0: not yet */
+    _Atomic uint64_t rescue_mem_dev;              /* st_dev of rescued memory; 0 before the first */
+    _Atomic uint64_t promises;                    /* tickets given out */
+    _Atomic int64_t promised; /* not less than what of /dev/shm is given and not used */
+    _Atomic uint64_t holes_at, holes_cost; /* of files that have a name there: when measured (ns) ... */
+    _Atomic int64_t holes;                 /* ... and how much */
 };
 _Static_assert(sizeof(struct nng_header) <= 4096, "the header is one page");
 
@@ -354,6 +375,7 @@ struct nng_journal { /* the whole file */
     struct nng_size sizes[NNG_SIZES_N];
     struct nng_proc procs[NNG_PROCS_N];
     struct nng_segment segments[NNG_SEGMENTS_N];
+    struct nng_promise promises[NNG_PROMISES_N];
 };
 
 /* [as-safe] Check sum over a record's content, without `commit`. Cheap, not cryptographic: it only

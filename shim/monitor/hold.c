@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * Holding what was rescued (preload/rescue.h): a segment that has a name must live on when its maker
- * closes it or dies, until the name is gone. So the monitor keeps a reference to each, and one to the
- * empty file that has the name, whose link count tells when it is gone. A thread of its own answers,
- * because makers wait for it; it touches nothing but the table of segments and its descriptors.
+ * closes it or dies, until the name is gone. The name is a link to /proc/self/fd/N here: so the monitor
+ * keeps a reference to each segment, at a number that its maker knows beforehand, and one to the link,
+ * whose link count tells when it is gone. A thread of its own answers, because makers wait for it; it
+ * touches nothing but the table of segments and its descriptors.
  *
  * Only references are held (O_PATH): no right to read the content is needed, none is used.
  */
@@ -17,12 +18,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define LINGER (2 * NNG_SECOND)
+#define FIRST_NUMBER 1024u
 
 static struct nng_journal *journal;
 static pthread_mutex_t table = PTHREAD_MUTEX_INITIALIZER; /* holding thread and the end */
@@ -33,7 +36,14 @@ static bool gone(uint32_t pid)
     return pid == 0 || (kill((pid_t)pid, 0) && errno == ESRCH);
 }
 
-static int reference(uint32_t pid, int fd, uint64_t ino)
+/* Our numbers for a segment: its memory, its link. */
+static int number_of(const struct nng_segment *s, int which)
+{
+    return (int)atomic_load(&journal->hdr.rescue_fd_base) + 2 * (int)(s - journal->segments) +
+           which;
+}
+
+static int reference(uint32_t pid, int fd, uint64_t ino, int number)
 {
     char path[64];
     struct stat st;
@@ -42,30 +52,28 @@ static int reference(uint32_t pid, int fd, uint64_t ino)
         return -1;
     snprintf(path, sizeof path, "/proc/%u/fd/%d", pid, fd);
     int got = open(path, O_PATH | O_CLOEXEC);
-    if (got >= 0 && (fstat(got, &st) || st.st_ino != ino)) {
-        close(got);
-        got = -1;
-    }
-    return got;
+    if (got < 0)
+        return -1;
+    int kept = fstat(got, &st) || st.st_ino != ino ? -1 : dup3(got, number, O_CLOEXEC);
+    close(got);
+    return kept;
 }
 
-/* In any case an answer: the maker waits. Without a reference others try the maker itself. */
+/* In any case an answer: the maker waits. Without both references it does not rescue. */
 static void take(struct nng_segment *s)
 {
     uint32_t want = NNG_SG_WANT;
 
-    s->held = reference(s->pid, s->mem_fd, s->mem_ino);
-    s->held_name = reference(s->pid, s->name_fd, atomic_load(&s->ino));
+    s->held = reference(s->pid, s->mem_fd, s->mem_ino, number_of(s, 0));
+    s->held_name = reference(s->pid, s->name_fd, atomic_load(&s->ino), number_of(s, 1));
     atomic_compare_exchange_strong(&s->state, &want, NNG_SG_HELD);
     syscall(SYS_futex, &s->state, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
 static void let_go(struct nng_segment *s)
 {
-    if (s->held >= 0)
-        close(s->held);
-    if (s->held_name >= 0)
-        close(s->held_name);
+    close(number_of(s, 0));
+    close(number_of(s, 1));
     s->held = s->held_name = -1;
     atomic_store(&s->ino, 0);
     atomic_store_explicit(&s->state, NNG_SG_FREE, memory_order_release);
@@ -84,9 +92,8 @@ static void drop(struct nng_segment *s)
 static bool name_is_gone(const struct nng_segment *s)
 {
     struct stat st;
-    if (s->held_name >= 0)
-        return !fstat(s->held_name, &st) && st.st_nlink == 0;
-    return s->held < 0 && gone(s->pid);
+
+    return fstat(number_of(s, 1), &st) ? gone(s->pid) : st.st_nlink == 0;
 }
 
 /* `tidy`: also what nobody asked for, once a second. */
@@ -151,31 +158,48 @@ bool nng_mon_thread(void *(*body)(void *))
     return pthread_create(&th, &at, body, NULL) == 0;
 }
 
+/* Two a segment, above all that the monitor opens for itself. */
+static void reserve_numbers(struct nng_header *h)
+{
+    struct rlimit l;
+    uint32_t base = FIRST_NUMBER, n = NNG_SEGMENTS_N;
+
+    if (getrlimit(RLIMIT_NOFILE, &l))
+        return;
+    if (l.rlim_cur < base + 2 * n) {
+        base = (uint32_t)(l.rlim_cur / 2);
+        n = (uint32_t)(l.rlim_cur - base) / 2;
+    }
+    atomic_store(&h->rescue_fd_n, n);
+    atomic_store_explicit(&h->rescue_fd_base, base, memory_order_release);
+}
+
 void nng_hold_start(struct nng_mon *m)
 {
     if (!asked_for())
         return;
     journal = m->view.j;
+    reserve_numbers(&journal->hdr);
     if (!nng_mon_thread(hold_thread))
         atomic_store(&journal->hdr.rescue_deaf, 1);
     nng_rescued_start(m);
 }
 
 /* ---- the end ----------------------------------------------------------------------------------- */
-/* What still has a name loses its content with us: the empty file goes too. A resource tracker that
+/* What still has a name loses its content with us: the link goes too. A resource tracker that
  * outlives its trainer is first given the time to do it itself. */
 static void remove_name(struct nng_segment *s)
 {
-    char link[32], path[512];
+    char link[40], path[512];
     struct stat held, now;
 
-    snprintf(link, sizeof link, "/proc/self/fd/%d", s->held_name);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", number_of(s, 1));
     ssize_t n = readlink(link, path, sizeof path - 1);
     if (n <= 0)
         return;
     path[n] = '\0';
-    if (!fstat(s->held_name, &held) && !lstat(path, &now) && held.st_ino == now.st_ino &&
-        held.st_dev == now.st_dev && now.st_blocks == 0)
+    if (!fstat(number_of(s, 1), &held) && !lstat(path, &now) && held.st_ino == now.st_ino &&
+        held.st_dev == now.st_dev && S_ISLNK(now.st_mode))
         unlink(path);
 }
 
@@ -194,7 +218,7 @@ void nng_hold_finish(struct nng_mon *m)
     pthread_mutex_lock(&table); /* for ever: nothing is taken any more */
     for (unsigned i = 0; i < NNG_SEGMENTS_N; i++) {
         struct nng_segment *s = &journal->segments[i];
-        if (atomic_load(&s->state) == NNG_SG_HELD && s->held_name >= 0)
+        if (atomic_load(&s->state) == NNG_SG_HELD)
             remove_name(s);
     }
 }

@@ -3,7 +3,7 @@
  * A hook saw a failure that can be a cause: record it with the room on that file system, thinned so
  * that 12,000 equal failures cost a handful of slots. Any context; raw system calls, errno kept.
  */
-#include "internal.h"
+#include "rescue.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -129,6 +129,11 @@ void nng_fail(enum nng_call call, int err, int fd, const char *path, int64_t ask
     struct place at = {.free = -1, .total = -1};
     char name[256];
     name[0] = 0;
+    int64_t size = err == ENOSPC && fd >= 0 && nng_rescue_shm ? nng_rescue_size_of(fd) : -1;
+    if (size >= 0) { /* the program's own view of it (rescue.h) */
+        fd = -1, path = "/dev/shm/";
+        asked += call == NNG_C_WRITE && asked > 0 ? size : 0;
+    }
     if (fd >= 0)
         look_at_fd(&at, fd, path ? NULL : name, sizeof name);
     else if (path && about_space(err))

@@ -4,7 +4,7 @@
  * whose descriptors were cut off, which is how passing a tensor fails at the limit. And the limits
  * themselves as they are set.
  */
-#include "internal.h"
+#include "rescue.h"
 #include <fcntl.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
@@ -61,8 +61,10 @@ HOOK(int, pipe2, (int fds[2], int flags))
                                         : (int)nng_ret(nng_sys2(SYS_pipe2, fds, flags)));
 }
 
+/* Afterwards two descriptors may have one file (rescue.h). */
 HOOK(int, dup, (int fd))
 {
+    nng_rescue_may_spread();
     return made(NNG_C_DUP, NEXT(dup) ? NEXT(dup)(fd) : (int)nng_ret(nng_sys1(SYS_dup, fd)));
 }
 
@@ -75,11 +77,13 @@ static int raw_dup2(int from, int to)
 
 HOOK(int, dup2, (int from, int to))
 {
+    nng_rescue_may_spread();
     return made(NNG_C_DUP, NEXT(dup2) ? NEXT(dup2)(from, to) : raw_dup2(from, to));
 }
 
 HOOK(int, dup3, (int from, int to, int flags))
 {
+    nng_rescue_may_spread();
     return made(NNG_C_DUP, NEXT(dup3) ? NEXT(dup3)(from, to, flags)
                                       : (int)nng_ret(nng_sys3(SYS_dup3, from, to, flags)));
 }
@@ -91,6 +95,8 @@ HOOK(int, dup3, (int from, int to, int flags))
         va_start(ap, cmd);                                                                         \
         void *arg = va_arg(ap, void *);                                                            \
         va_end(ap);                                                                                \
+        if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)                                              \
+            nng_rescue_may_spread();                                                               \
         int r = NEXT(name) ? NEXT(name)(fd, cmd, arg)                                              \
                            : (int)nng_ret(nng_sys3(SYS_fcntl, fd, cmd, arg));                      \
         return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? made(NNG_C_DUP, r) : r;                  \
@@ -136,6 +142,15 @@ HOOK(ssize_t, recvmsg, (int fd, struct msghdr *msg, int flags))
     if (n >= 0 && wants_fds && msg->msg_flags & MSG_CTRUNC && nng_st.on)
         nng_fail(NNG_C_RECVMSG, EMFILE, -1, "message with descriptors", -1);
     return n;
+}
+
+/* Only for what it may carry away: a descriptor (rescue.h). */
+HOOK(ssize_t, sendmsg, (int fd, const struct msghdr *msg, int flags))
+{
+    if (msg && msg->msg_control && msg->msg_controllen)
+        nng_rescue_may_spread();
+    return NEXT(sendmsg) ? NEXT(sendmsg)(fd, msg, flags)
+                         : nng_ret(nng_sys3(SYS_sendmsg, fd, msg, flags));
 }
 
 /* ---- limits ------------------------------------------------------------------------------------- */

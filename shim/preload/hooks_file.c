@@ -50,8 +50,10 @@ static bool is_data(const char *path)
 
 static int opened(int fd, const char *path, int flags)
 {
-    if (nng_rescue_any())
-        fd = nng_rescue_opened(fd, flags);
+    if (__builtin_expect(fd < 0 && errno == ELOOP && flags & O_NOFOLLOW && path && *path == '/', 0))
+        fd = (int)nng_ret(nng_rescue_follow(path, flags)); /* perhaps a rescued one */
+    if (nng_rescue_shm && flags & O_ACCMODE)
+        nng_rescue_note_open(fd);
     if (!nng_st.on || !path)
         return fd;
     int e = errno;
@@ -152,10 +154,8 @@ HOOK(int, __openat64_2, (int dir, const char *path, int flags))
 }
 
 /* ---- streams ------------------------------------------------------------------------------------ */
-static FILE *stream_opened(FILE *f, const char *path, const char *mode)
+static FILE *stream_opened(FILE *f, const char *path)
 {
-    if (f && nng_rescue_any())
-        nng_rescue_stream(fileno_unlocked(f), mode);
     if (!nng_st.on || !path)
         return f;
     int e = errno;
@@ -169,24 +169,24 @@ static FILE *stream_opened(FILE *f, const char *path, const char *mode)
 
 HOOK(FILE *, fopen, (const char *__restrict path, const char *__restrict mode))
 {
-    return stream_opened(REAL(fopen)(path, mode), path, mode);
+    return stream_opened(REAL(fopen)(path, mode), path);
 }
 
 HOOK(FILE *, fopen64, (const char *__restrict path, const char *__restrict mode))
 {
-    return stream_opened(REAL(fopen64)(path, mode), path, mode);
+    return stream_opened(REAL(fopen64)(path, mode), path);
 }
 
 HOOK(FILE *, freopen,
      (const char *__restrict path, const char *__restrict mode, FILE *__restrict f))
 {
-    return stream_opened(REAL(freopen)(path, mode, f), path, mode);
+    return stream_opened(REAL(freopen)(path, mode, f), path);
 }
 
 HOOK(FILE *, freopen64,
      (const char *__restrict path, const char *__restrict mode, FILE *__restrict f))
 {
-    return stream_opened(REAL(freopen64)(path, mode, f), path, mode);
+    return stream_opened(REAL(freopen64)(path, mode, f), path);
 }
 
 /* ---- folders ------------------------------------------------------------------------------------ */

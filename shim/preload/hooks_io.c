@@ -161,15 +161,23 @@ HOOK(ssize_t, pwrite64, (int fd, const void *buf, size_t size, off64_t off))
 /* shutil copies files this way. */
 HOOK(ssize_t, sendfile, (int out, int in, off_t *off, size_t size))
 {
+    if (too_big(out, -1, (int64_t)size))
+        return write_failed(out, (int64_t)size);
     ssize_t n = NEXT(sendfile) ? NEXT(sendfile)(out, in, off, size)
                                : nng_ret(nng_sys4(SYS_sendfile, out, in, off, size));
+    if (n < 0 && again(out, -1, (int64_t)size))
+        n = nng_ret(nng_sys4(SYS_sendfile, out, in, off, size));
     return n < 0 && nng_st.on ? write_failed(out, (int64_t)size) : n;
 }
 
 HOOK(ssize_t, sendfile64, (int out, int in, off64_t *off, size_t size))
 {
+    if (too_big(out, -1, (int64_t)size))
+        return write_failed(out, (int64_t)size);
     ssize_t n = NEXT(sendfile64) ? NEXT(sendfile64)(out, in, off, size)
                                  : nng_ret(nng_sys4(SYS_sendfile, out, in, off, size));
+    if (n < 0 && again(out, -1, (int64_t)size))
+        n = nng_ret(nng_sys4(SYS_sendfile, out, in, off, size));
     return n < 0 && nng_st.on ? write_failed(out, (int64_t)size) : n;
 }
 

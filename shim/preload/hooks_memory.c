@@ -4,7 +4,7 @@
  * Allocators live on mmap, some call it before our constructor: private maps cost one branch, and
  * without the real function the kernel is called.
  */
-#include "internal.h"
+#include "rescue.h"
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -19,6 +19,8 @@ static void *mapped(void *p, size_t len, int prot, int flags, int fd)
     if (__builtin_expect(p != MAP_FAILED && !shared, 1) || !nng_st.on)
         return p;
     int e = errno;
+    if (nng_rescue_shm)
+        nng_rescue_note_map(fd);
     if (p == MAP_FAILED)
         nng_fail(NNG_C_MMAP, e, flags & MAP_ANONYMOUS ? -1 : fd, NULL, (int64_t)len);
     else

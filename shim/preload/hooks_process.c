@@ -4,7 +4,7 @@
  * frame that is gone); its children show up by their constructor, or by EXEC here, which may
  * therefore run in the parent's memory and touches nothing but the journal.
  */
-#include "internal.h"
+#include "rescue.h"
 #include "start.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -15,7 +15,9 @@
 /* ---- fork --------------------------------------------------------------------------------------- */
 HOOK(pid_t, fork, (void))
 {
+    nng_rescue_may_spread();
     pid_t pid = REAL(fork)();
+    nng_rescue_may_spread(); /* what another thread opened in the meantime */
     if (!nng_st.on)
         return pid;
     int e = errno;
@@ -35,6 +37,7 @@ HOOK(pid_t, fork, (void))
 /* ---- posix_spawn -------------------------------------------------------------------------------- */
 static int spawned(int err, const pid_t *pid, const char *path)
 {
+    nng_rescue_may_spread();
     if (!nng_st.on)
         return err;
     int e = errno;
@@ -55,6 +58,7 @@ HOOK(int, posix_spawn,
       char *const envp[__restrict]))
 {
     pid_t own = -1;
+    nng_rescue_may_spread();
     int err = REAL(posix_spawn)(pid ? pid : &own, path, fa, at, argv, envp);
     return spawned(err, pid ? pid : &own, path);
 }
@@ -65,6 +69,7 @@ HOOK(int, posix_spawnp,
       char *const envp[__restrict]))
 {
     pid_t own = -1;
+    nng_rescue_may_spread();
     int err = REAL(posix_spawnp)(pid ? pid : &own, file, fa, at, argv, envp);
     return spawned(err, pid ? pid : &own, file);
 }
@@ -73,6 +78,7 @@ HOOK(int, posix_spawnp,
 /* CPython tries every folder of PATH by execve: what cannot be executed is not worth a record. */
 static void about_to_exec(const char *path, bool searched)
 {
+    nng_rescue_may_spread(); /* in a vfork child this is the parent's counter, and meant so */
     if (!nng_st.on || !path)
         return;
     if (!searched && nng_sys3(SYS_faccessat, AT_FDCWD, path, X_OK))

@@ -24,10 +24,15 @@ static void in_devshm(char *out, size_t size, const char *prefix, const char *na
 HOOK(int, shm_open, (const char *name, int flags, mode_t mode))
 {
     int fd = REAL(shm_open) ? NEXT(shm_open)(name, flags, mode) : (int)nng_ret(-ENOSYS);
-    if (nng_rescue_any())
-        fd = nng_rescue_opened(fd, flags);
+    if (fd < 0 && errno == ELOOP && name) { /* libc follows no link: perhaps a rescued one */
+        char path[280];
+        in_devshm(path, sizeof path, "", name);
+        fd = (int)nng_ret(nng_rescue_follow(path, flags | O_CLOEXEC));
+    }
     if (nng_rescue_shm && flags & O_CREAT)
         nng_rescue_note_shm(fd);
+    if (nng_rescue_shm)
+        nng_rescue_note_open(fd);
     if (!nng_st.on || !name)
         return fd;
     int e = errno;
@@ -55,11 +60,12 @@ HOOK(int, shm_unlink, (const char *name))
         ino = nng_rescue_name_of(AT_FDCWD, path);
     }
     int r = REAL(shm_unlink) ? NEXT(shm_unlink)(name) : (int)nng_ret(-ENOSYS);
-    if (!nng_st.on || !name)
-        return r;
     int e = errno;
     if (!r && ino)
         nng_rescue_unlinked(ino);
+    errno = e;
+    if (!nng_st.on || !name)
+        return r;
     nng_put(&(struct nng_put){
         .type = NNG_R_SHM_UNLINK, .call = NNG_C_SHM_UNLINK, .err = r ? e : 0, .text = name});
     errno = e;
@@ -73,16 +79,12 @@ HOOK(sem_t *, sem_open, (const char *name, int flags, ...))
     mode_t mode = flags & O_CREAT ? va_arg(ap, mode_t) : 0;
     unsigned value = flags & O_CREAT ? va_arg(ap, unsigned) : 0;
     va_end(ap);
-    bool ours = false;
-    sem_t *s = nng_rescue_any() && !(flags & O_CREAT && flags & O_EXCL)
-                   ? nng_rescue_sem_open(name, &ours)
-                   : SEM_FAILED;
-    if (!ours) {
-        s = REAL(sem_open) ? NEXT(sem_open)(name, flags, mode, value)
-                           : (errno = ENOSYS, SEM_FAILED);
-        if (s == SEM_FAILED && errno == ENOSPC && flags & O_CREAT && nng_rescue_shm)
-            s = nng_rescue_sem_create(name, flags, mode, value);
-    }
+    sem_t *s =
+        REAL(sem_open) ? NEXT(sem_open)(name, flags, mode, value) : (errno = ENOSYS, SEM_FAILED);
+    if (s == SEM_FAILED && errno == ELOOP) /* libc follows no link: perhaps a rescued one */
+        s = nng_rescue_sem_open(name);
+    if (s == SEM_FAILED && errno == ENOSPC && flags & O_CREAT && nng_rescue_shm)
+        s = nng_rescue_sem_create(name, flags, mode, value);
     if (!nng_st.on)
         return s;
     int e = errno;
@@ -122,37 +124,42 @@ static void sized(enum nng_call call, int fd, int64_t asked, int err)
     errno = e;
 }
 
-static void resized(int fd, int64_t size, int r, bool fresh)
-{
-    if (!r && fresh)
-        nng_rescue_sized(fd, size);
-    else if (!r && nng_rescue_any())
-        nng_rescue_resized(fd, size);
-}
-
 /* A request that fits into no file has overflowed: the kernel has said so, not ENOSPC. */
-static bool rescued(int fd, int64_t off, int64_t len, int err)
+static bool rescued(int fd, int64_t off, int64_t len, bool keep, int err)
 {
     return __builtin_expect(err == ENOSPC, 0) && nng_rescue_shm &&
-           nng_rescue_allocate(fd, off + len);
+           nng_rescue_allocate(fd, off + len, keep);
+}
+
+static bool adds(int mode)
+{
+    return !mode || mode == FALLOC_FL_KEEP_SIZE;
+}
+
+/* What was rescued before grows: is there memory? */
+static bool refused(int fd, int64_t off, int64_t len)
+{
+    int64_t end;
+    return nng_rescue_shm && !__builtin_add_overflow(off, len, &end) &&
+           nng_rescue_may_allocate(fd, end);
 }
 
 HOOK(int, ftruncate, (int fd, off_t size))
 {
-    bool fresh = nng_rescue_shm && nng_rescue_fresh(fd);
-    int r = NEXT(ftruncate) ? NEXT(ftruncate)(fd, size)
-                            : (int)nng_ret(nng_sys2(SYS_ftruncate, fd, size));
-    resized(fd, size, r, fresh);
+    int r = nng_rescue_shm ? nng_rescue_size(fd, size) : 0;
+    r = r                 ? (int)nng_ret(r > 0 ? 0 : r)
+        : NEXT(ftruncate) ? NEXT(ftruncate)(fd, size)
+                          : (int)nng_ret(nng_sys2(SYS_ftruncate, fd, size));
     sized(NNG_C_FTRUNCATE, fd, size, r ? errno : 0);
     return r;
 }
 
 HOOK(int, ftruncate64, (int fd, off64_t size))
 {
-    bool fresh = nng_rescue_shm && nng_rescue_fresh(fd);
-    int r = NEXT(ftruncate64) ? NEXT(ftruncate64)(fd, size)
-                              : (int)nng_ret(nng_sys2(SYS_ftruncate, fd, size));
-    resized(fd, size, r, fresh);
+    int r = nng_rescue_shm ? nng_rescue_size(fd, size) : 0;
+    r = r                   ? (int)nng_ret(r > 0 ? 0 : r)
+        : NEXT(ftruncate64) ? NEXT(ftruncate64)(fd, size)
+                            : (int)nng_ret(nng_sys2(SYS_ftruncate, fd, size));
     sized(NNG_C_FTRUNCATE, fd, size, r ? errno : 0);
     return r;
 }
@@ -160,9 +167,10 @@ HOOK(int, ftruncate64, (int fd, off64_t size))
 /* Both return the error and leave errno as it is. */
 HOOK(int, posix_fallocate, (int fd, off_t off, off_t len))
 {
-    int err = NEXT(posix_fallocate) ? NEXT(posix_fallocate)(fd, off, len)
-                                    : (int)-nng_sys4(SYS_fallocate, fd, 0, off, len);
-    if (rescued(fd, off, len, err))
+    int err = refused(fd, off, len)   ? ENOSPC
+              : NEXT(posix_fallocate) ? NEXT(posix_fallocate)(fd, off, len)
+                                      : (int)-nng_sys4(SYS_fallocate, fd, 0, off, len);
+    if (rescued(fd, off, len, false, err))
         err = 0;
     sized(NNG_C_POSIX_FALLOCATE, fd, len, err);
     return err;
@@ -170,9 +178,10 @@ HOOK(int, posix_fallocate, (int fd, off_t off, off_t len))
 
 HOOK(int, posix_fallocate64, (int fd, off64_t off, off64_t len))
 {
-    int err = NEXT(posix_fallocate64) ? NEXT(posix_fallocate64)(fd, off, len)
-                                      : (int)-nng_sys4(SYS_fallocate, fd, 0, off, len);
-    if (rescued(fd, off, len, err))
+    int err = refused(fd, off, len)     ? ENOSPC
+              : NEXT(posix_fallocate64) ? NEXT(posix_fallocate64)(fd, off, len)
+                                        : (int)-nng_sys4(SYS_fallocate, fd, 0, off, len);
+    if (rescued(fd, off, len, false, err))
         err = 0;
     sized(NNG_C_POSIX_FALLOCATE, fd, len, err);
     return err;
@@ -180,9 +189,10 @@ HOOK(int, posix_fallocate64, (int fd, off64_t off, off64_t len))
 
 HOOK(int, fallocate, (int fd, int mode, off_t off, off_t len))
 {
-    int r = NEXT(fallocate) ? NEXT(fallocate)(fd, mode, off, len)
-                            : (int)nng_ret(nng_sys4(SYS_fallocate, fd, mode, off, len));
-    if (r && !mode && rescued(fd, off, len, errno))
+    int r = adds(mode) && refused(fd, off, len) ? (int)nng_ret(-ENOSPC)
+            : NEXT(fallocate)                   ? NEXT(fallocate)(fd, mode, off, len)
+                              : (int)nng_ret(nng_sys4(SYS_fallocate, fd, mode, off, len));
+    if (r && adds(mode) && rescued(fd, off, len, mode, errno))
         r = 0;
     sized(NNG_C_FALLOCATE, fd, len, r ? errno : 0);
     return r;
@@ -190,9 +200,10 @@ HOOK(int, fallocate, (int fd, int mode, off_t off, off_t len))
 
 HOOK(int, fallocate64, (int fd, int mode, off64_t off, off64_t len))
 {
-    int r = NEXT(fallocate64) ? NEXT(fallocate64)(fd, mode, off, len)
-                              : (int)nng_ret(nng_sys4(SYS_fallocate, fd, mode, off, len));
-    if (r && !mode && rescued(fd, off, len, errno))
+    int r = adds(mode) && refused(fd, off, len) ? (int)nng_ret(-ENOSPC)
+            : NEXT(fallocate64)                 ? NEXT(fallocate64)(fd, mode, off, len)
+                                : (int)nng_ret(nng_sys4(SYS_fallocate, fd, mode, off, len));
+    if (r && adds(mode) && rescued(fd, off, len, mode, errno))
         r = 0;
     sized(NNG_C_FALLOCATE, fd, len, r ? errno : 0);
     return r;

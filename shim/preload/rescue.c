@@ -5,24 +5,21 @@
  */
 #include "rescue.h"
 #include "start.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/memfd.h>
-#include <linux/stat.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <sys/vfs.h>
 #include <time.h>
 
 #define STEP                                                                                       \
     (4ll << 20)    /* pages are taken in such steps: a profiler's signals interrupt longer ones */
 #define TRIES 1000 /* interrupted steps */
-#define TIGHT 64   /* less than so many times the request is left: take the pages now */
-#define HOLD_NS 1000000000ll
+#define ABSURD 16  /* so many times all memory */
+#define SPARSE (32ll << 20) /* larger ones that are only sized get their pages when touched */
+#define HOLD_NS 3000000000ll
 #define SLICE_NS 50000000ll
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8u
@@ -31,7 +28,7 @@
 bool nng_rescue_shm;
 _Atomic unsigned nng_rescue_written;
 
-static _Atomic uint64_t mem_dev; /* st_dev of every memfd; 0 before the first */
+static const char mem_name[] = "nnguard";
 
 /* ---- settings ------------------------------------------------------------------------------------- */
 static void raise_descriptors(void)
@@ -70,12 +67,42 @@ void nng_rescue_init(void)
 /* ---- small things --------------------------------------------------------------------------------- */
 static bool look(int fd, struct stat *st)
 {
-    return nng_journal && !nng_sys2(SYS_fstat, fd, st) && S_ISREG(st->st_mode);
+    return !nng_sys2(SYS_fstat, fd, st) && S_ISREG(st->st_mode);
 }
 
 static bool in_devshm(int fd, struct stat *st)
 {
     return look(fd, st) && nng_on_devshm(st->st_dev);
+}
+
+static bool is_writable(int fd)
+{
+    long flags = nng_sys3(SYS_fcntl, fd, F_GETFL, 0);
+    return flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
+}
+
+static long link_of_fd(int fd, char *path, size_t size)
+{
+    char link[40], *end = link + sizeof link;
+    nng_fmt_u64(nng_fmt_str(link, end, "/proc/self/fd/"), end, (uint64_t)fd);
+    long n = nng_sys4(SYS_readlinkat, AT_FDCWD, link, path, size - 1);
+    path[n > 0 ? n : 0] = 0;
+    return n;
+}
+
+/* Memory of ours, by the name that memfd_create got: it may have come from another process. */
+static bool is_memory(int fd)
+{
+    static const char ours[] = "/memfd:nnguard (deleted)";
+    char path[64];
+    return link_of_fd(fd, path, sizeof path) > 0 && !__builtin_strncmp(path, ours, sizeof ours);
+}
+
+static bool in_memory(int fd, struct stat *st)
+{
+    struct nng_journal *j = nng_journal;
+    uint64_t dev = j ? atomic_load_explicit(&j->hdr.rescue_mem_dev, memory_order_relaxed) : 0;
+    return dev && look(fd, st) && st->st_dev == dev && is_memory(fd);
 }
 
 /* Pages for [from, to); -errno of the first step that failed. */
@@ -93,20 +120,6 @@ static long take_pages(int fd, int mode, int64_t from, int64_t to)
     return 0;
 }
 
-static void give_pages(int fd, int64_t size)
-{
-    nng_sys4(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size);
-}
-
-static uint64_t birth_of(int fd)
-{
-    struct statx sx;
-    if (nng_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) ||
-        !(sx.stx_mask & STATX_BTIME))
-        return 0;
-    return (uint64_t)sx.stx_btime.tv_sec * 1000000000u + sx.stx_btime.tv_nsec;
-}
-
 static bool monitor_follows(const struct nng_header *h)
 {
     uint32_t state = atomic_load(&h->monitor_state);
@@ -122,14 +135,39 @@ static void ring(struct nng_header *h)
 }
 
 /* ---- the table ------------------------------------------------------------------------------------ */
-struct nng_segment *nng_rescue_claim(int64_t size)
+/* Can the monitor hold names? Where it is just starting: wait for it, bounded. */
+static bool can_hold(struct nng_header *h)
 {
-    struct nng_header *h = &nng_journal->hdr;
-    for (uint32_t i = 0; i < NNG_SEGMENTS_N; i++) {
-        struct nng_segment *s = &nng_journal->segments[i];
+    uint64_t until = nng_now() + HOLD_NS;
+    while (!atomic_load(&h->rescue_deaf)) {
+        uint32_t state = atomic_load(&h->monitor_state);
+        int pid = atomic_load(&h->monitor_pid); /* 0: being started */
+        if ((state != NNG_M_STARTED && state != NNG_M_READY) || pid < 0 ||
+            (pid && nng_sys2(SYS_kill, pid, 0) == -ESRCH))
+            return false;
+        if (atomic_load_explicit(&h->rescue_fd_base, memory_order_acquire))
+            return true;
+        if (nng_now() > until)
+            atomic_store(&h->rescue_deaf, 1);
+        nng_sys2(SYS_nanosleep, &((struct timespec){0, 1000000}), NULL);
+    }
+    return false;
+}
+
+struct nng_segment *nng_rescue_claim(int64_t size, bool named)
+{
+    struct nng_journal *j = nng_journal;
+    if (!j || (named && !can_hold(&j->hdr)))
+        return NULL;
+    struct nng_header *h = &j->hdr;
+    uint32_t n = named ? atomic_load(&h->rescue_fd_n) : NNG_SEGMENTS_N;
+    for (uint32_t i = 0; i < n && i < NNG_SEGMENTS_N; i++) {
+        struct nng_segment *s = &j->segments[i];
         uint32_t free = NNG_SG_FREE;
         if (atomic_load_explicit(&s->state, memory_order_relaxed) != NNG_SG_FREE)
             continue;
+        if (!nng_journal_fit(s, sizeof *s))
+            return NULL;
         uint32_t top = atomic_load(&h->rescue_top);
         while (top < i + 1 && !atomic_compare_exchange_weak(&h->rescue_top, &top, i + 1))
             ;
@@ -138,7 +176,7 @@ struct nng_segment *nng_rescue_claim(int64_t size)
         s->pid = (uint32_t)nng_sys0(SYS_getpid); /* maybe a vfork child */
         s->size = (uint64_t)size;
         s->mem_fd = s->name_fd = s->held = s->held_name = -1;
-        s->born_ns = s->mem_ino = 0;
+        s->mem_ino = 0;
         s->time_ns = nng_now();
         atomic_store_explicit(&s->ino, 0, memory_order_relaxed);
         return s;
@@ -155,11 +193,10 @@ void nng_rescue_release(struct nng_segment *s)
 static struct nng_segment *find(uint64_t ino, uint64_t mem_ino)
 {
     struct nng_journal *j = nng_journal;
-    uint32_t top = atomic_load_explicit(&j->hdr.rescue_top, memory_order_acquire);
+    uint32_t top = j ? atomic_load_explicit(&j->hdr.rescue_top, memory_order_acquire) : 0;
     for (uint32_t i = 0; i < top && i < NNG_SEGMENTS_N; i++) {
         struct nng_segment *s = &j->segments[i];
-        uint32_t state = atomic_load_explicit(&s->state, memory_order_acquire);
-        if ((state == NNG_SG_WANT || state == NNG_SG_HELD) &&
+        if (atomic_load_explicit(&s->state, memory_order_acquire) == NNG_SG_HELD &&
             (ino ? atomic_load_explicit(&s->ino, memory_order_relaxed) == ino
                  : s->mem_ino == mem_ino))
             return s;
@@ -167,62 +204,10 @@ static struct nng_segment *find(uint64_t ino, uint64_t mem_ino)
     return NULL;
 }
 
-/* Files with pages are themselves; and the birth time tells a number that was given again. */
-struct nng_segment *nng_rescue_find(int fd, const struct stat *name)
+/* The name is gone, or never came to be. */
+static void drop(struct nng_header *h, struct nng_segment *s)
 {
-    struct nng_segment *s = name->st_blocks ? NULL : find(name->st_ino, 0);
-    if (!s || !s->born_ns)
-        return s;
-    uint64_t born = birth_of(fd);
-    return !born || born == s->born_ns ? s : NULL;
-}
-
-static void wait_held(struct nng_header *h, struct nng_segment *s)
-{
-    uint64_t until = nng_now() + HOLD_NS;
-    while (atomic_load(&s->state) == NNG_SG_WANT && !atomic_load(&h->rescue_deaf)) {
-        struct timespec ts = {0, SLICE_NS};
-        if (!monitor_follows(h))
-            return;
-        nng_sys4(SYS_futex, &s->state, FUTEX_WAIT, NNG_SG_WANT, &ts);
-        if (nng_now() > until)
-            atomic_store(&h->rescue_deaf, 1);
-    }
-}
-
-void nng_rescue_publish(struct nng_segment *s, int name_fd, const struct stat *name, int mem_fd)
-{
-    struct nng_header *h = &nng_journal->hdr;
-    struct stat st;
-    if (!s || nng_sys2(SYS_fstat, mem_fd, &st))
-        return;
-    s->born_ns = birth_of(name_fd);
-    s->mem_ino = st.st_ino;
-    s->mem_fd = mem_fd;
-    s->name_fd = name_fd;
-    atomic_store_explicit(&s->ino, name->st_ino, memory_order_relaxed);
-    atomic_fetch_add(&h->rescue_named, 1);
-    atomic_store(&s->state, NNG_SG_WANT); /* release: the fields above are whole */
-    if (!monitor_follows(h))
-        return;
-    ring(h);
-    wait_held(h, s);
-}
-
-uint64_t nng_rescue_name_of(int dir, const char *path)
-{
-    struct stat st;
-    if (!path || nng_sys4(SYS_newfstatat, dir, path, &st, AT_SYMLINK_NOFOLLOW) ||
-        !S_ISREG(st.st_mode) || !nng_on_devshm(st.st_dev) || st.st_blocks || st.st_nlink != 1)
-        return 0;
-    return st.st_ino;
-}
-
-void nng_rescue_unlinked(uint64_t ino)
-{
-    struct nng_header *h = &nng_journal->hdr;
-    struct nng_segment *s = ino ? find(ino, 0) : NULL;
-    uint32_t state = s ? atomic_load(&s->state) : NNG_SG_FREE;
+    uint32_t state = atomic_load(&s->state);
     while (state == NNG_SG_WANT || state == NNG_SG_HELD)
         if (atomic_compare_exchange_weak(&s->state, &state, NNG_SG_DROP)) {
             atomic_fetch_sub(&h->rescue_named, 1);
@@ -234,10 +219,164 @@ void nng_rescue_unlinked(uint64_t ino)
         }
 }
 
+/* True: the monitor holds both, at the numbers it was to. */
+static bool is_held(struct nng_header *h, struct nng_segment *s)
+{
+    uint64_t until = nng_now() + HOLD_NS;
+    while (atomic_load(&s->state) == NNG_SG_WANT && !atomic_load(&h->rescue_deaf)) {
+        struct timespec ts = {0, SLICE_NS};
+        if (!monitor_follows(h))
+            return false;
+        nng_sys4(SYS_futex, &s->state, FUTEX_WAIT, NNG_SG_WANT, &ts);
+        if (nng_now() > until)
+            atomic_store(&h->rescue_deaf, 1);
+    }
+    return atomic_load(&s->state) == NNG_SG_HELD && s->held >= 0 && s->held_name >= 0;
+}
+
+/* ---- names ---------------------------------------------------------------------------------------- */
+/* The file gives its name to the link, while nobody can open it. */
+static bool exchange(const char *link, const char *path, int fd, const struct stat *st)
+{
+    struct stat now;
+    if (!nng_lease(fd, true))
+        return false;
+    bool ok = !nng_sys4(SYS_newfstatat, AT_FDCWD, path, &now, AT_SYMLINK_NOFOLLOW) &&
+              now.st_ino == st->st_ino && now.st_dev == st->st_dev && now.st_nlink == 1 &&
+              now.st_blocks == st->st_blocks &&
+              !nng_sys5(SYS_renameat2, AT_FDCWD, link, AT_FDCWD, path, RENAME_EXCHANGE);
+    bool mine = ok && !nng_sys4(SYS_newfstatat, AT_FDCWD, link, &now, AT_SYMLINK_NOFOLLOW) &&
+                now.st_ino == st->st_ino;
+    /* somebody opened it in this very moment, and waits: the file is what he gets */
+    bool alone = nng_sys2(SYS_fcntl, fd, F_GETLEASE) == F_WRLCK;
+    if (ok && !(mine && alone)) {
+        nng_sys5(SYS_renameat2, AT_FDCWD, link, AT_FDCWD, path, RENAME_EXCHANGE);
+        ok = false;
+    }
+    nng_lease_end(fd);
+    return ok;
+}
+
+static int make_link(struct nng_journal *j, struct nng_segment *s, char *tmp, char *end,
+                     struct stat *st)
+{
+    char target[48], *tend = target + sizeof target;
+    uint32_t i = (uint32_t)(s - j->segments);
+    char *p = nng_fmt_str(target, tend, "/proc/");
+    p = nng_fmt_u64(p, tend, (uint64_t)(uint32_t)atomic_load(&j->hdr.monitor_pid));
+    nng_fmt_u64(nng_fmt_str(p, tend, "/fd/"), tend, atomic_load(&j->hdr.rescue_fd_base) + 2 * i);
+    p = nng_fmt_u64(nng_fmt_str(tmp, end, "/dev/shm/.nnguard-"), end, s->pid);
+    nng_fmt_u64(nng_fmt_str(p, end, "-"), end, i);
+    nng_sys3(SYS_unlinkat, AT_FDCWD, tmp, 0);
+    long r = nng_sys3(SYS_symlinkat, target, AT_FDCWD, tmp);
+    if (r)
+        return (int)r;
+    long fd = nng_sys4(SYS_openat, AT_FDCWD, tmp, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (fd >= 0 && (nng_sys2(SYS_fstat, fd, st) || !nng_on_devshm(st->st_dev))) {
+        nng_sys1(SYS_close, fd);
+        fd = -EXDEV;
+    }
+    if (fd < 0)
+        nng_sys3(SYS_unlinkat, AT_FDCWD, tmp, 0);
+    return (int)fd;
+}
+
+int nng_rescue_name(struct nng_segment *s, const char *path, int fd, const struct stat *st,
+                    int mem_fd)
+{
+    struct nng_journal *j = nng_journal;
+    struct stat mem, link;
+    char tmp[64];
+    int r = -EIO, link_fd = -1;
+    if (!j || nng_sys2(SYS_fstat, mem_fd, &mem) ||
+        (link_fd = make_link(j, s, tmp, tmp + sizeof tmp, &link)) < 0) {
+        nng_rescue_release(s);
+        return link_fd < 0 ? link_fd : r;
+    }
+    struct nng_header *h = &j->hdr;
+    s->mem_ino = mem.st_ino;
+    s->mem_fd = mem_fd;
+    s->name_fd = link_fd;
+    atomic_store_explicit(&s->ino, link.st_ino, memory_order_relaxed);
+    atomic_fetch_add(&h->rescue_named, 1);
+    atomic_store(&s->state, NNG_SG_WANT); /* release: the fields above are whole */
+    ring(h);
+    if (is_held(h, s))
+        r = fd < 0 ? (int)nng_sys5(SYS_renameat2, AT_FDCWD, tmp, AT_FDCWD, path, RENAME_NOREPLACE)
+            : exchange(tmp, path, fd, st) ? 0
+                                          : -EBUSY;
+    if (r || fd >= 0) /* the link, or the file that had the name */
+        nng_sys3(SYS_unlinkat, AT_FDCWD, tmp, 0);
+    nng_sys1(SYS_close, link_fd);
+    if (r)
+        drop(h, s);
+    return r;
+}
+
+uint64_t nng_rescue_name_of(int dir, const char *path)
+{
+    struct stat st;
+    if (!path || nng_sys4(SYS_newfstatat, dir, path, &st, AT_SYMLINK_NOFOLLOW) ||
+        !S_ISLNK(st.st_mode) || !nng_on_devshm(st.st_dev) || st.st_nlink != 1)
+        return 0;
+    return st.st_ino;
+}
+
+void nng_rescue_unlinked(uint64_t ino)
+{
+    struct nng_segment *s = ino ? find(ino, 0) : NULL;
+    struct nng_journal *j = nng_journal;
+    if (s && j)
+        drop(&j->hdr, s);
+}
+
+/* "/proc/N/fd/N" and nothing else. */
+static bool is_our_form(const char *target, const char *end)
+{
+    uint64_t v;
+    const char *p = target + 6, *q;
+    if (end - target < 6 || __builtin_strncmp(target, "/proc/", 6) ||
+        (q = nng_parse_u64(p, end, &v)) == p || end - q < 5 || __builtin_strncmp(q, "/fd/", 4))
+        return false;
+    return nng_parse_u64(q + 4, end, &v) == end;
+}
+
+int nng_rescue_follow(const char *path, int flags)
+{
+    char target[64];
+    struct stat st;
+    int e = errno;
+    long n = nng_sys4(SYS_readlinkat, AT_FDCWD, path, target, sizeof target - 1);
+    if (n <= 0)
+        return -e;
+    target[n] = 0;
+    if (!is_our_form(target, target + n))
+        return -e;
+    /* first without touching it: O_TRUNC must not hit what the number may mean by now */
+    int keep = flags & (O_ACCMODE | O_APPEND | O_NONBLOCK | O_CLOEXEC);
+    long fd = nng_sys4(SYS_openat, AT_FDCWD, target, keep, 0);
+    if (fd < 0)
+        return (int)fd;
+    if (!look((int)fd, &st) || !is_memory((int)fd)) {
+        nng_sys1(SYS_close, fd);
+        return -e;
+    }
+    if (flags & O_TRUNC)
+        nng_sys2(SYS_ftruncate, fd, 0);
+    struct nng_journal *j = nng_journal;
+    if (j)
+        atomic_store_explicit(&j->hdr.rescue_mem_dev, st.st_dev, memory_order_relaxed);
+    atomic_store_explicit(&nng_rescue_written, 1, memory_order_relaxed);
+    return (int)fd;
+}
+
 /* ---- memory --------------------------------------------------------------------------------------- */
 static void refuse(int64_t ask, int64_t room, int64_t limit)
 {
-    struct nng_header *h = &nng_journal->hdr;
+    struct nng_journal *j = nng_journal;
+    if (!j || ask / ABSURD > limit) /* an error of the program, which says so itself */
+        return;
+    struct nng_header *h = &j->hdr;
     atomic_store_explicit(&h->rescue_refused_ask, (uint64_t)ask, memory_order_relaxed);
     atomic_store_explicit(&h->rescue_refused_room, (uint64_t)room, memory_order_relaxed);
     atomic_store_explicit(&h->rescue_refused_limit, (uint64_t)limit, memory_order_relaxed);
@@ -249,9 +388,12 @@ static void refuse(int64_t ask, int64_t room, int64_t limit)
     }
 }
 
-static void made(int64_t size)
+void nng_rescue_made(int64_t size)
 {
-    struct nng_header *h = &nng_journal->hdr;
+    struct nng_journal *j = nng_journal;
+    if (!j)
+        return;
+    struct nng_header *h = &j->hdr;
     atomic_fetch_add_explicit(&h->rescue_bytes, (uint64_t)size, memory_order_release);
     uint64_t biggest = atomic_load(&h->rescue_biggest);
     while (biggest < (uint64_t)size &&
@@ -269,22 +411,24 @@ static void made(int64_t size)
 
 static int new_memory(void)
 {
-    long m = nng_sys2(SYS_memfd_create, "nnguard", MFD_CLOEXEC);
+    struct nng_journal *j = nng_journal;
+    struct stat st;
+    long m = nng_sys2(SYS_memfd_create, mem_name, MFD_CLOEXEC);
     if (m == -EACCES) /* vm.memfd_noexec=2 */
-        m = nng_sys2(SYS_memfd_create, "nnguard", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-    if (m >= 0 && !atomic_load_explicit(&mem_dev, memory_order_relaxed)) {
-        struct stat st;
-        if (!nng_sys2(SYS_fstat, m, &st))
-            atomic_store_explicit(&mem_dev, st.st_dev, memory_order_relaxed);
-    }
+        m = nng_sys2(SYS_memfd_create, mem_name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (m >= 0 && j && !atomic_load_explicit(&j->hdr.rescue_mem_dev, memory_order_relaxed) &&
+        !nng_sys2(SYS_fstat, m, &st))
+        atomic_store_explicit(&j->hdr.rescue_mem_dev, st.st_dev, memory_order_relaxed);
     return (int)m;
 }
 
-int nng_rescue_memory(int64_t size, int64_t filled, const struct nng_segment *s)
+int nng_rescue_memory(int64_t size, int64_t filled, int64_t room, const struct nng_segment *s,
+                      bool quiet)
 {
-    int64_t room = 0, limit = 0;
-    if (!nng_rescue_room(filled, s, &room, &limit)) {
-        refuse(filled, room, limit);
+    int64_t left = 0, limit = 0;
+    if (!nng_rescue_room(room, s, 0, &left, &limit)) {
+        if (!quiet)
+            refuse(room, left, limit);
         return -ENOSPC;
     }
     int m = new_memory();
@@ -297,95 +441,10 @@ int nng_rescue_memory(int64_t size, int64_t filled, const struct nng_segment *s)
         nng_sys1(SYS_close, m);
         return (int)r;
     }
-    made(filled);
     return m;
 }
 
 /* ---- replacing a descriptor ----------------------------------------------------------------------- */
-/* Nobody else has opened this file by itself. A lease is the one question that the kernel answers;
- * should somebody open the file in this very moment, the signal is one that is ignored by default. */
-static bool has_one_opener(int fd)
-{
-    nng_sys3(SYS_fcntl, fd, F_SETSIG, SIGURG);
-    long r = nng_sys3(SYS_fcntl, fd, F_SETLEASE, F_WRLCK);
-    if (!r)
-        nng_sys3(SYS_fcntl, fd, F_SETLEASE, F_UNLCK);
-    nng_sys3(SYS_fcntl, fd, F_SETSIG, 0);
-    return !r;
-}
-
-static char *proc_path(char *p, char *end, uint32_t pid, const char *what)
-{
-    p = nng_fmt_u64(nng_fmt_str(p, end, "/proc/"), end, pid);
-    return nng_fmt_str(p, end, what);
-}
-
-/* Is it mapped in that process? Reads in pieces; the inode stands between blanks. The same number on
- * another device counts too: a rescue less. */
-static bool is_mapped(uint32_t pid, const struct stat *st)
-{
-    char path[40], want[32], buf[512], *end = want + sizeof want;
-    nng_fmt_str(nng_fmt_u64(nng_fmt_str(want, end, " "), end, st->st_ino), end, " ");
-    proc_path(path, path + sizeof path, pid, "/maps");
-    long fd = nng_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0), n;
-    size_t keep = 0, len = __builtin_strlen(want);
-    bool found = false;
-    while (fd >= 0 && !found &&
-           (n = nng_sys3(SYS_read, fd, buf + keep, sizeof buf - 1 - keep)) != 0) {
-        if (n == -EINTR)
-            continue;
-        if (n < 0)
-            break;
-        size_t have = keep + (size_t)n;
-        buf[have] = 0;
-        found = __builtin_strstr(buf, want) != NULL;
-        keep = have < len ? have : len;
-        __builtin_memmove(buf, buf + have - keep, keep);
-    }
-    if (fd >= 0)
-        nng_sys1(SYS_close, fd);
-    return found;
-}
-
-/* Descriptors of it in that process. */
-static unsigned descriptors(uint32_t pid, const struct stat *st)
-{
-    char buf[768];
-    struct stat other;
-    unsigned found = 0;
-    long n;
-    proc_path(buf, buf + sizeof buf, pid, "/fd");
-    long dir = nng_sys4(SYS_openat, AT_FDCWD, buf, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-    while (dir >= 0 && (n = nng_sys3(SYS_getdents64, dir, buf, sizeof buf)) > 0)
-        for (long at = 0; at < n;) {
-            const struct dirent64 *d = (const struct dirent64 *)(buf + at);
-            found += d->d_name[0] != '.' && !nng_sys4(SYS_newfstatat, dir, d->d_name, &other, 0) &&
-                     other.st_ino == st->st_ino && other.st_dev == st->st_dev;
-            at += d->d_reclen;
-        }
-    if (dir >= 0)
-        nng_sys1(SYS_close, dir);
-    return found;
-}
-
-/* A file with content may be replaced only where no other descriptor or mapping of it exists: not by
- * another open, and not by dup, fork or a message to a process of this run. */
-static bool is_sole(int fd, const struct stat *st)
-{
-    uint32_t self = (uint32_t)nng_sys0(SYS_getpid);
-    if (!st->st_blocks)
-        return true;
-    if (!has_one_opener(fd) || descriptors(self, st) != 1 || is_mapped(self, st))
-        return false;
-    for (unsigned i = 0; i < NNG_PROCS_N; i++) {
-        const struct nng_proc *p = &nng_journal->procs[i];
-        if (atomic_load_explicit(&p->state, memory_order_acquire) == NNG_P_LIVE && p->pid != self &&
-            (descriptors(p->pid, st) || is_mapped(p->pid, st)))
-            return false;
-    }
-    return true;
-}
-
 /* The program may have it open for writing only. */
 static long copy(int fd, int to, int64_t size)
 {
@@ -426,91 +485,130 @@ static bool put_in_place(int m, int fd)
     return ok;
 }
 
-/* fd (as `st` tells it) becomes memory of `size`, its pages taken up to `filled`. */
-static bool rescue(int fd, const struct stat *st, int64_t size, int64_t filled)
+/* fd (as `st` tells it) becomes memory of `size`, with room for `room` and its pages taken up to
+ * `filled`. */
+static bool rescue(int fd, const struct stat *st, int64_t size, int64_t filled, int64_t room,
+                   bool quiet)
 {
-    bool named = st->st_nlink > 0;
-    if (!nng_rescue_is_shm(fd, st))
+    char path[280];
+    bool named = st->st_nlink > 0, done = false;
+    if (st->st_nlink > 1 || !nng_rescue_is_shm(fd, st) || !nng_rescue_is_sole(fd, st) ||
+        (named &&
+         (link_of_fd(fd, path, sizeof path) <= 0 || __builtin_strncmp(path, "/dev/shm/", 9))))
         return false;
-    struct nng_segment *s = nng_rescue_claim(filled);
+    struct nng_segment *s = nng_rescue_claim(room, named);
     if (named && !s)
         return false;
-    int m = nng_rescue_memory(size, filled, s);
-    if (m < 0 || (st->st_blocks && copy(fd, m, st->st_size < size ? st->st_size : size))) {
-        if (m >= 0)
-            nng_sys1(SYS_close, m);
-        nng_rescue_release(s);
-        return false;
+    int m = nng_rescue_memory(size, filled, room, s, quiet);
+    if (m >= 0 && !(st->st_blocks && copy(fd, m, st->st_size < size ? st->st_size : size))) {
+        make_alike(m, fd, st);
+        struct stat mem;
+        if (filled < size && !nng_sys2(SYS_fstat, m, &mem))
+            nng_promise_add(fd, mem.st_ino, size, true);
+        if (named) {
+            done = !nng_rescue_name(s, path, fd, st, m);
+            s = NULL;
+        } else {
+            done = true;
+        }
     }
-    if (st->st_blocks)
-        give_pages(fd, INT64_MAX);
-    if (size != st->st_size)
-        nng_sys2(SYS_ftruncate, fd, size);
-    make_alike(m, fd, st);
-    if (named)
-        nng_rescue_publish(s, fd, st, m);
-    else
-        nng_rescue_release(s);
-    bool ok = put_in_place(m, fd);
-    if (named) { /* a monitor that comes late looks here */
-        s->mem_fd = fd;
-        s->name_fd = -1;
+    nng_rescue_release(s);
+    if (done) {
+        nng_rescue_made(room);
+        atomic_store_explicit(&nng_rescue_written, 1, memory_order_relaxed);
+        return put_in_place(m, fd);
     }
-    return ok;
+    if (m >= 0)
+        nng_sys1(SYS_close, m);
+    return false;
 }
 
 /* ---- what the hooks call -------------------------------------------------------------------------- */
-bool nng_rescue_fresh(int fd)
+/* The rescued file `ino` gets `more`. */
+static bool may_have(int64_t more, uint64_t ino)
 {
-    struct stat st;
-    return in_devshm(fd, &st) && !st.st_size && !st.st_blocks;
+    int64_t room = 0, limit = 0;
+    if (nng_rescue_room(more, NULL, ino, &room, &limit))
+        return true;
+    refuse(more, room, limit);
+    return false;
 }
 
-void nng_rescue_sized(int fd, int64_t size)
+int64_t nng_rescue_size_of(int fd)
 {
-    struct statfs fs;
     struct stat st;
-    int64_t ignored;
-    if (size <= 0 || nng_sys2(SYS_fstatfs, fd, &fs) || !fs.f_blocks)
-        return;
-    int64_t free = (int64_t)fs.f_bavail * (int64_t)fs.f_bsize;
-    if (size <= free / TIGHT)
-        return;
-    int e = errno;
-    if (size <= free) {
-        /* no memory for it: what happens at the touch is not ours to hasten */
-        if (!nng_rescue_room(size, NULL, &ignored, &ignored) || !take_pages(fd, 0, 0, size))
-            goto out;
-        give_pages(fd, size);
+    return in_memory(fd, &st) ? st.st_size : -1;
+}
+
+static void grew(int64_t more)
+{
+    struct nng_journal *j = nng_journal;
+    if (j)
+        atomic_fetch_add(&j->hdr.rescue_bytes, (uint64_t)more);
+}
+
+static int64_t beyond_pages(const struct stat *st, int64_t end)
+{
+    return end - (int64_t)st->st_blocks * 512;
+}
+
+static int grow(int fd, const struct stat *st, int64_t size)
+{
+    int64_t more = beyond_pages(st, size);
+    struct nng_segment *s = find(0, st->st_ino);
+    if (more > 0 && size > st->st_size) {
+        if (!may_have(more, st->st_ino))
+            return -ENOSPC;
+        nng_promise_add(fd, st->st_ino, size, true);
     }
-    if (look(fd, &st))
-        rescue(fd, &st, size, size);
-out:
-    errno = e;
+    if (s)
+        s->size = (uint64_t)size;
+    return 0;
 }
 
-void nng_rescue_resized(int fd, int64_t size)
+static bool over_limit(int64_t size)
+{
+    struct rlimit l;
+    return !nng_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &l) && (uint64_t)size > l.rlim_cur;
+}
+
+int nng_rescue_size(int fd, int64_t size)
 {
     struct stat st;
-    char path[64], *end = path + sizeof path;
-    if (!look(fd, &st) || nng_on_devshm(st.st_dev))
-        return;
-    struct nng_segment *s = find(0, st.st_ino);
-    if (!s || atomic_load(&s->state) != NNG_SG_HELD || s->held_name < 0)
-        return;
-    s->size = (uint64_t)size;
-    char *p = nng_fmt_str(path, end, "/proc/");
-    p = nng_fmt_u64(p, end, (uint64_t)atomic_load(&nng_journal->hdr.monitor_pid));
-    nng_fmt_u64(nng_fmt_str(p, end, "/fd/"), end, (uint64_t)s->held_name);
-    nng_sys2(SYS_truncate, path, size);
+    int e = errno, r = 0;
+    if (size < 0 || !look(fd, &st) || !is_writable(fd))
+        return 0;
+    if (!nng_on_devshm(st.st_dev)) {
+        if (in_memory(fd, &st))
+            r = grow(fd, &st, size);
+    } else if (size > st.st_size && !nng_promise_fits(fd, &st, size, true) && !over_limit(size)) {
+        /* where only what others may use is in the way, the file itself may do: not worth a word */
+        r = rescue(fd, &st, size, size <= SPARSE ? size : 0, size, size <= nng_free_bytes(fd));
+    }
+    errno = e;
+    return r;
 }
 
-bool nng_rescue_allocate(int fd, int64_t end)
+int nng_rescue_may_allocate(int fd, int64_t end)
+{
+    struct stat st;
+    int e = errno, r = 0;
+    if (end > 0 && is_writable(fd) && in_memory(fd, &st)) {
+        int64_t more = beyond_pages(&st, end);
+        r = more > 0 && !may_have(more, st.st_ino) ? -ENOSPC : 0;
+        if (!r && more > 0)
+            grew(more);
+    }
+    errno = e;
+    return r;
+}
+
+bool nng_rescue_allocate(int fd, int64_t end, bool keep)
 {
     struct stat st;
     int e = errno;
-    bool ok = end > 0 && in_devshm(fd, &st) && is_sole(fd, &st) &&
-              rescue(fd, &st, st.st_size > end ? st.st_size : end, end);
+    bool ok = end > 0 && is_writable(fd) && in_devshm(fd, &st) &&
+              rescue(fd, &st, keep || st.st_size > end ? st.st_size : end, end, end, false);
     errno = e;
     return ok;
 }
@@ -530,9 +628,8 @@ bool nng_rescue_write(int fd, int64_t off, int64_t more)
     int e = errno;
     int64_t end = -1;
     bool ok = in_devshm(fd, &st) && (end = end_of_write(fd, &st, off, more)) > 0 &&
-              is_sole(fd, &st) && rescue(fd, &st, st.st_size, end > st.st_size ? end : st.st_size);
-    if (ok)
-        atomic_fetch_add_explicit(&nng_rescue_written, 1, memory_order_relaxed);
+              rescue(fd, &st, st.st_size, end > st.st_size ? end : st.st_size,
+                     end > st.st_size ? end : st.st_size, false);
     errno = e;
     return ok;
 }
@@ -540,87 +637,19 @@ bool nng_rescue_write(int fd, int64_t off, int64_t more)
 bool nng_rescue_may_grow(int fd, int64_t off, int64_t more)
 {
     struct stat st;
-    int64_t room, limit, end;
-    if (!look(fd, &st) || st.st_dev != atomic_load_explicit(&mem_dev, memory_order_relaxed))
+    if (!in_memory(fd, &st))
         return true;
-    end = end_of_write(fd, &st, off, more);
-    int64_t have = (int64_t)st.st_blocks * 512;
+    int64_t end = end_of_write(fd, &st, off, more), have = (int64_t)st.st_blocks * 512;
     if (end <= have)
         return true;
-    end += STEP - 1; /* in steps, so that small writes do not ask each time */
-    end -= end % STEP;
-    if (nng_rescue_room(end - have, NULL, &room, &limit) &&
-        !take_pages(fd, FALLOC_FL_KEEP_SIZE, have, end)) {
-        atomic_fetch_add(&nng_journal->hdr.rescue_bytes, (uint64_t)(end - have));
+    /* in steps, so that small writes do not ask each time */
+    int64_t step = end / 8 < STEP ? end / 8 : STEP;
+    if (end > st.st_size && step > 65536 && end <= INT64_MAX - step)
+        end += step;
+    if (may_have(end - have, st.st_ino) && !take_pages(fd, FALLOC_FL_KEEP_SIZE, have, end)) {
+        grew(end - have);
         return true;
     }
-    refuse(end - have, room, limit);
     errno = ENOSPC;
     return false;
-}
-
-/* ---- by name -------------------------------------------------------------------------------------- */
-static int open_fd_of(uint32_t pid, int fd, uint64_t ino, int flags)
-{
-    char path[64], *end = path + sizeof path;
-    struct stat st;
-    if (fd < 0)
-        return -ENOENT;
-    char *p = nng_fmt_u64(nng_fmt_str(path, end, "/proc/"), end, pid);
-    nng_fmt_u64(nng_fmt_str(p, end, "/fd/"), end, (uint64_t)fd);
-    /* first without touching it: O_TRUNC must not hit what the number may mean by now */
-    long r = nng_sys4(SYS_openat, AT_FDCWD, path, (flags & ~O_TRUNC) | O_CLOEXEC, 0);
-    if (r < 0)
-        return (int)r;
-    if (nng_sys2(SYS_fstat, r, &st) || st.st_ino != ino || nng_on_devshm(st.st_dev)) {
-        nng_sys1(SYS_close, r);
-        return -ENOENT;
-    }
-    if (flags & O_TRUNC)
-        nng_sys2(SYS_ftruncate, r, 0);
-    return (int)r;
-}
-
-int nng_rescue_reopen(struct nng_segment *s, int flags)
-{
-    struct nng_header *h = &nng_journal->hdr;
-    uint64_t ino = s->mem_ino;
-    if (atomic_load(&s->state) == NNG_SG_WANT && monitor_follows(h))
-        wait_held(h, s);
-    int m = atomic_load(&s->state) == NNG_SG_HELD
-                ? open_fd_of((uint32_t)atomic_load(&h->monitor_pid), s->held, ino, flags)
-                : -ENOENT;
-    return m >= 0 || m == -EACCES ? m : open_fd_of(s->pid, s->mem_fd, ino, flags);
-}
-
-/* 0: not one, or replaced; -errno: it is one, and cannot be had. Keeps errno. */
-static int become(int fd, int flags)
-{
-    struct stat st;
-    int e = errno, r = 0;
-    struct nng_segment *s = in_devshm(fd, &st) ? nng_rescue_find(fd, &st) : NULL;
-    if (s) {
-        int m = nng_rescue_reopen(s, flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK));
-        r = m < 0 ? m : put_in_place(m, fd) ? 0 : -EIO;
-    }
-    errno = e;
-    return r;
-}
-
-int nng_rescue_opened(int fd, int flags)
-{
-    int r = fd < 0 || flags & O_PATH ? 0 : become(fd, flags);
-    if (!r)
-        return fd;
-    /* the empty file would kill at the first touch */
-    nng_sys1(SYS_close, fd);
-    errno = -r;
-    return -1;
-}
-
-void nng_rescue_stream(int fd, const char *mode)
-{
-    long flags = nng_sys3(SYS_fcntl, fd, F_GETFL, 0);
-    if (flags >= 0)
-        become(fd, (int)flags | (mode && *mode == 'w' ? O_TRUNC : 0));
 }

@@ -178,7 +178,7 @@ static struct level measure(bool exact)
 static int64_t being_filled(const struct nng_segment *own)
 {
     struct nng_journal *j = nng_journal;
-    uint32_t top = atomic_load(&j->hdr.rescue_top);
+    uint32_t top = j ? atomic_load(&j->hdr.rescue_top) : 0;
     int64_t sum = 0;
     for (uint32_t i = 0; i < top && i < NNG_SEGMENTS_N; i++) {
         const struct nng_segment *s = &j->segments[i];
@@ -191,10 +191,12 @@ static int64_t being_filled(const struct nng_segment *own)
 
 static uint64_t made_so_far(void)
 {
-    return atomic_load_explicit(&nng_journal->hdr.rescue_bytes, memory_order_acquire);
+    struct nng_journal *j = nng_journal;
+    return j ? atomic_load_explicit(&j->hdr.rescue_bytes, memory_order_acquire) : 0;
 }
 
-bool nng_rescue_room(int64_t ask, const struct nng_segment *own, int64_t *room, int64_t *limit)
+bool nng_rescue_room(int64_t ask, const struct nng_segment *own, uint64_t ino, int64_t *room,
+                     int64_t *limit)
 {
     static __thread struct {
         uint64_t at, made;
@@ -204,13 +206,13 @@ bool nng_rescue_room(int64_t ask, const struct nng_segment *own, int64_t *room, 
         return false;
     if (last.at && nng_now() - last.at < MEASURE_EVERY) {
         int64_t since = (int64_t)(made_so_far() - last.made);
-        if (last.level.room - since - being_filled(own) >= ask)
+        if (last.level.room - since - being_filled(own) - nng_promised_memory(ino) >= ask)
             return true;
     }
     for (unsigned i = 0;; i++) {
         last.made = made_so_far(); /* before measuring: counted twice rather than not at all */
         last.level = measure(false);
-        int64_t others = being_filled(own);
+        int64_t others = being_filled(own) + nng_promised_memory(ino);
         if (last.level.room - others < ask)
             last.level = measure(true);
         last.at = nng_now();

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Named semaphores where not even a page of /dev/shm is free: an empty file keeps the name, the
- * semaphore lives in memory of its own (rescue.h). Also the hooks of what goes by a name and is gone:
- * sem_unlink, sem_close, unlink, unlinkat.
+ * Named semaphores where not even a page of /dev/shm is free: the name is a link, the semaphore lives in
+ * memory of its own (rescue.h). Also the hooks of what goes by a name and is gone: sem_unlink, sem_close,
+ * unlink, unlinkat.
  *
  * Such a semaphore is known again by a mark in its page: a real one's page is empty behind it. Opened
  * twice in a process it has two addresses, where libc would give one; both are the same semaphore.
@@ -25,6 +25,8 @@ static const struct nng_hook bind_sem_init = {"sem_init", (void **)&real_sem_ini
 static const struct nng_hook *const bind_sem_init_p __attribute__((used, section("nng_hooks"))) =
     &bind_sem_init;
 
+static _Atomic unsigned mapped; /* in this process and before its fork */
+
 /* ---- names ---------------------------------------------------------------------------------------- */
 /* "/dev/shm/sem.NAME", as libc makes it; false where libc would refuse the name. */
 static bool file_of(const char *name, char *out, size_t size)
@@ -42,45 +44,36 @@ static bool file_of(const char *name, char *out, size_t size)
 static sem_t *map(int mem)
 {
     long p = nng_sys6(SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, mem, 0);
-    return p < 0 && p >= -4095 ? SEM_FAILED : (sem_t *)p;
+    if (p < 0 && p >= -4095)
+        return SEM_FAILED;
+    atomic_store_explicit(&mapped, 1, memory_order_relaxed);
+    return (sem_t *)p;
 }
 
-static sem_t *open_existing(int name_fd, int *err)
+static bool is_marked(const void *s)
 {
-    struct stat st;
-    struct nng_segment *s = !nng_sys2(SYS_fstat, name_fd, &st) && nng_on_devshm(st.st_dev)
-                                ? nng_rescue_find(name_fd, &st)
-                                : NULL;
-    if (!s) {
-        *err = 0;
-        return SEM_FAILED;
-    }
-    int mem = nng_rescue_reopen(s, O_RDWR);
-    if (mem < 0) {
-        *err = -mem;
-        return SEM_FAILED;
-    }
-    sem_t *sem = map(mem);
-    *err = ENOMEM;
-    nng_sys1(SYS_close, mem);
-    return sem;
+    return !__builtin_memcmp((const char *)s + MARK_AT, mark, sizeof mark);
 }
 
-sem_t *nng_rescue_sem_open(const char *name, bool *ours)
+sem_t *nng_rescue_sem_open(const char *name)
 {
     char path[280];
-    int err = 0;
-    *ours = false;
+    struct stat st;
+    int e = errno;
     if (!name || !file_of(name, path, sizeof path))
         return SEM_FAILED;
-    long fd = nng_sys4(SYS_openat, AT_FDCWD, path, O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
-    if (fd < 0)
+    int fd = nng_rescue_follow(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        errno = -fd;
         return SEM_FAILED;
-    sem_t *sem = open_existing((int)fd, &err);
+    }
+    sem_t *sem = !nng_sys2(SYS_fstat, fd, &st) && st.st_size == PAGE ? map(fd) : SEM_FAILED;
     nng_sys1(SYS_close, fd);
-    *ours = sem != SEM_FAILED || err;
-    if (sem == SEM_FAILED && err)
-        errno = err;
+    if (sem != SEM_FAILED && !is_marked(sem)) {
+        nng_sys2(SYS_munmap, sem, PAGE);
+        sem = SEM_FAILED;
+    }
+    errno = e;
     return sem;
 }
 
@@ -95,59 +88,75 @@ static sem_t *fill(int mem, unsigned value)
     return sem;
 }
 
-static sem_t *create(int name_fd, unsigned value)
+/* What the umask leaves of `mode`, and whether a file may be made there at all. */
+static bool mode_of_new(const struct nng_segment *s, mode_t mode, struct stat *st)
+{
+    char path[64], *end = path + sizeof path;
+    char *p = nng_fmt_u64(nng_fmt_str(path, end, "/dev/shm/.nnguard-"), end, s->pid);
+    nng_fmt_u64(nng_fmt_str(p, end, "-sem-"), end, s->time_ns);
+    long fd = nng_sys4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    if (fd < 0)
+        return false;
+    bool ok = !nng_sys2(SYS_fstat, fd, st) && nng_on_devshm(st->st_dev);
+    nng_sys3(SYS_unlinkat, AT_FDCWD, path, 0);
+    nng_sys1(SYS_close, fd);
+    return ok;
+}
+
+/* 0 or -errno. */
+static int create(const char *path, mode_t mode, unsigned value, sem_t **sem)
 {
     struct stat st;
-    struct nng_segment *s = nng_rescue_claim(PAGE);
-    int mem = s ? nng_rescue_memory(PAGE, PAGE, s) : -ENOSPC;
-    sem_t *sem = mem >= 0 && !nng_sys2(SYS_fstat, name_fd, &st) && nng_on_devshm(st.st_dev)
-                     ? fill(mem, value)
-                     : SEM_FAILED;
-    if (sem == SEM_FAILED) {
+    struct nng_segment *s = nng_rescue_claim(PAGE, true);
+    if (!s)
+        return -ENOSPC;
+    int mem = mode_of_new(s, mode, &st) ? nng_rescue_memory(PAGE, PAGE, PAGE, s, false) : -ENOSPC;
+    *sem = mem >= 0 ? fill(mem, value) : SEM_FAILED;
+    if (*sem == SEM_FAILED) {
         nng_rescue_release(s);
-    } else {
-        nng_sys2(SYS_fchmod, mem, st.st_mode & 07777);
-        nng_sys2(SYS_ftruncate, name_fd, sizeof(sem_t));
-        nng_rescue_publish(s, name_fd, &st, mem);
-        s->name_fd = s->mem_fd = -1; /* both are closed now: only the monitor has it */
+        if (mem >= 0)
+            nng_sys1(SYS_close, mem);
+        return -ENOSPC;
     }
-    if (mem >= 0)
-        nng_sys1(SYS_close, mem);
-    return sem;
+    nng_sys2(SYS_fchmod, mem, st.st_mode & 07777);
+    nng_sys3(SYS_fchown, mem, st.st_uid, st.st_gid);
+    int r = nng_rescue_name(s, path, -1, NULL, mem);
+    nng_sys1(SYS_close, mem);
+    if (r)
+        nng_sys2(SYS_munmap, *sem, PAGE);
+    else
+        nng_rescue_made(PAGE);
+    return r;
 }
 
 sem_t *nng_rescue_sem_create(const char *name, int flags, mode_t mode, unsigned value)
 {
     char path[280];
-    if (!real_sem_init || value > INT32_MAX || !file_of(name, path, sizeof path)) {
+    sem_t *sem;
+    int e = errno, r;
+    if (!name || !real_sem_init || value > INT32_MAX || !file_of(name, path, sizeof path)) {
         errno = ENOSPC;
         return SEM_FAILED;
     }
-    long fd = nng_sys4(SYS_openat, AT_FDCWD, path,
-                       O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    if (fd < 0) { /* made by another in the meantime: without O_EXCL the caller would have got it */
-        bool ours = false;
-        sem_t *s =
-            fd == -EEXIST && !(flags & O_EXCL) ? nng_rescue_sem_open(name, &ours) : SEM_FAILED;
-        if (!ours)
-            errno = (int)-fd;
-        return s;
+    r = create(path, mode, value, &sem);
+    if (!r) {
+        errno = e;
+        return sem;
     }
-    sem_t *s = create((int)fd, value);
-    if (s == SEM_FAILED) {
-        nng_sys3(SYS_unlinkat, AT_FDCWD, path, 0);
+    if (r == -EEXIST && !(flags & O_EXCL)) { /* made by another in the meantime */
         errno = ENOSPC;
+        return nng_rescue_sem_open(name);
     }
-    nng_sys1(SYS_close, fd);
-    return s;
+    errno = r == -EEXIST ? EEXIST : ENOSPC;
+    return SEM_FAILED;
 }
 
 /* ---- closing -------------------------------------------------------------------------------------- */
 HOOK(int, sem_close, (sem_t * s))
 {
     /* a real one is mapped too, as a whole page whose rest reads as zeros */
-    if (nng_rescue_shm && !((uintptr_t)s & (PAGE - 1)) &&
-        !__builtin_memcmp((const char *)s + MARK_AT, mark, sizeof mark))
+    if (atomic_load_explicit(&mapped, memory_order_relaxed) && (uintptr_t)s >= PAGE &&
+        !((uintptr_t)s & (PAGE - 1)) && is_marked(s))
         return (int)nng_ret(nng_sys2(SYS_munmap, s, PAGE));
     return REAL(sem_close) ? NEXT(sem_close)(s) : (int)nng_ret(-ENOSYS);
 }

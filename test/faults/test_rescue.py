@@ -269,11 +269,16 @@ def test_chinese(guard, mounts):
 
 
 def test_without_a_monitor(guard, mounts):
-    """Then a segment is reached through its maker, as long as that has it open."""
-    cmd = victim("train", "file_descriptor", "fork", 1, python=torch_python("old"))
-    bare = guard.bare(cmd, wrap=lambda c: in_shm("1g", c))
-    r = guard.guarded(cmd, env={**RESCUE, "NNGUARD_MONITOR": "0"}, wrap=PLACES["1 MiB"])
-    assert r.rc == 0 and r.out == bare.out, str(r)
+    """Nobody holds what has a name: it fails as without us. What has none is rescued."""
+    script = ("import os, tempfile\n"
+              "with tempfile.TemporaryFile(dir='/dev/shm') as f:\n"
+              "    os.posix_fallocate(f.fileno(), 0, 8 << 20); print('unnamed')\n"
+              "fd = os.open('/dev/shm/torch_1_1_1', os.O_RDWR | os.O_CREAT)\n"
+              "try: os.posix_fallocate(fd, 0, 8 << 20)\n"
+              "except OSError as e: print('named', e.errno)\n")
+    r = guard.guarded([sys.executable, "-c", script], env={**RESCUE, "NNGUARD_MONITOR": "0"},
+                      wrap=PLACES["1 MiB"])
+    assert r.rc == 0 and r.out == "unnamed\nnamed 28\n", str(r)
     assert FIRST in screen(r), str(r)
 
 

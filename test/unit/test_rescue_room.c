@@ -14,6 +14,7 @@
 
 /* What the file needs of the library. */
 #include "shim/preload/fmt.c"
+#include "shim/preload/rescue_promise.c"
 #include "shim/preload/rescue_room.c"
 
 bool nng_rescue_shm = true;
@@ -88,7 +89,7 @@ static int64_t room_left, limit;
 static bool room(int64_t ask)
 {
     room_left = limit = -1;
-    return nng_rescue_room(ask, NULL, &room_left, &limit);
+    return nng_rescue_room(ask, NULL, 0, &room_left, &limit);
 }
 
 static void test_machine__half_of_it_free__less_a_twentieth_of_all(void **state)

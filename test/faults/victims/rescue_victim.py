@@ -84,7 +84,7 @@ def views(how="fallocate"):
     describe(fd, "made")
     print("exclusive", error_of(shm_open, name, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     st = os.stat(f"/dev/shm{name}")
-    print("by name", oct(st.st_mode), st.st_size, st.st_nlink)
+    print("by name", oct(st.st_mode), st.st_size, os.path.samestat(st, os.fstat(fd)))
     area = mmap.mmap(fd, size)
     area[:] = pattern(size)
     with open(f"/dev/fd/{fd}", "rb") as f:
