@@ -6,7 +6,10 @@
 #include "mon.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define QUIET (2 * NNG_SECOND) /* a trainer that leaves later than this went on for a while */
 
 static void why_words(const struct nng_mon *m, const struct nng_tracked *t, struct nng_words *w)
 {
@@ -85,13 +88,53 @@ static int chain_root(const struct nng_run *r)
     return best;
 }
 
+/* Words by which trainers and libraries speak of a worker that is gone. "process" alone is not among them:
+ * people process label maps. */
+static bool speaks_of_workers(const char *text)
+{
+    static const char *const words[] = {
+        "worker",        "Worker",        "no longer alive", "died",        "is dead",
+        "found dead",    "was killed",    "been killed",     "is killed",   "killed by",
+        "timed out",     "exit code",     "exitcode",        "exit status", "terminated",
+        "process pool",  "child process", "processes",       "Process ",    "process exited",
+        "process ended", "process with",  "process has",     "subprocess"};
+
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strstr(text, words[i]))
+            return true;
+    return false;
+}
+
+/* It left by sys.exit: is its last line about workers, or the code theirs? (1 is everybody's.) */
+static bool hands_on(struct nng_mon *m, const struct nng_tracked *root)
+{
+    char *tail = malloc(NNG_TAIL_SIZE + 1), *line;
+    bool of_workers = true; /* where its words are not known, nothing is said of them */
+
+    for (int k = 0; k < m->run.n_incidents; k++) {
+        const struct nng_status *s = &m->run.incident[k].ev.status;
+        if (root->left_code != 1 && s->known &&
+            (s->signal ? 128 + s->signal == root->left_code || 256 - s->signal == root->left_code
+                       : s->code == root->left_code)) {
+            free(tail);
+            return true;
+        }
+    }
+    if (tail && nng_judge_tail(m, root, tail)) {
+        size_t n = strlen(tail);
+        while (n > 0 && strchr("\n ", tail[n - 1]))
+            tail[--n] = '\0';
+        line = strrchr(tail, '\n');
+        of_workers = speaks_of_workers(line ? line + 1 : tail);
+    }
+    free(tail);
+    return of_workers;
+}
+
 /* The trainer went on after the last death and then failed by an error of its own, whose words do not
  * speak of workers: that death was handled, and is not what the run failed of. */
 static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
 {
-    static const char *const of_workers[] = {"worker",    "Worker",    "process",  "Process",
-                                             "alive",     "died",      "dead",     "killed",
-                                             "timed out", "exit code", "exitcode", "terminated"};
     struct nng_traceback tb = {0};
     uint64_t last = 0;
 
@@ -105,15 +148,13 @@ static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
         if (at > last)
             last = at;
     }
-    if (root->left_ns < last + NNG_SECOND / 2 || !nng_judge_traceback(m, root, &tb) || !tb.last)
+    if (!nng_judge_traceback(m, root, &tb) || !tb.last)
+        return root->left_ns > last + QUIET && nng_stall_went_on(m, last + NNG_SECOND) &&
+               !hands_on(m, root);
+    if (root->left_ns < last + NNG_SECOND / 2)
         return false;
-    if (nng_judge_is_aftermath(&tb) || !strcmp(tb.type, "TimeoutError") ||
-        !strcmp(tb.type, "Empty"))
-        return false;
-    for (size_t i = 0; i < sizeof of_workers / sizeof of_workers[0]; i++)
-        if (strstr(tb.message, of_workers[i]))
-            return false;
-    return true;
+    return !nng_judge_is_aftermath(&tb) && strcmp(tb.type, "TimeoutError") != 0 &&
+           strcmp(tb.type, "Empty") != 0 && !speaks_of_workers(tb.message);
 }
 
 void nng_judge_conclude(struct nng_mon *m)

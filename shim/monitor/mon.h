@@ -43,7 +43,8 @@ struct nng_watched { /* a memory cgroup in which processes of the run live */
     uint64_t taken[NNG_HISTORY];
     unsigned n_strangers;
     struct nng_stranger stranger[NNG_FOREIGN];
-    uint64_t strangers_unknown_ns; /* when last too many, of another pid namespace, or not readable */
+    uint64_t
+        strangers_unknown_ns; /* when last too many, of another pid namespace, or not readable */
     struct nng_cgmem now;
     int64_t peak_seen;
     uint64_t chain_ns;
@@ -160,6 +161,8 @@ bool nng_told_of_absent(struct nng_mon *m, const struct nng_tracked *root,
 
 /* stall.c: once a second, with what nng_watch_sample saw */
 void nng_stall_mind(struct nng_mon *m, uint64_t now);
+/* Has the root shown a sign of life (output, processor time) after `since`? */
+bool nng_stall_went_on(const struct nng_mon *m, uint64_t since);
 
 /* conclude.c: fill consequences and the root incident; call before writing reports. */
 void nng_judge_conclude(struct nng_mon *m);

@@ -58,6 +58,16 @@ static void look_for_progress(struct nng_mon *m, uint64_t now, const struct nng_
     m->workers_cpu_ns = workers;
 }
 
+bool nng_stall_went_on(const struct nng_mon *m, uint64_t since)
+{
+    const struct nng_tracked *r = m->model.root;
+
+    return m->progress_ns > since ||
+           (m->live && r && r->proc_index >= 0 &&
+            atomic_load_explicit(&m->view.j->procs[r->proc_index].tail_pos, memory_order_relaxed) !=
+                m->root_tail_pos);
+}
+
 static struct nng_incident *standing_on(struct nng_mon *m)
 {
     if (m->stall_incident >= 0)

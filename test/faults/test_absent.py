@@ -75,3 +75,32 @@ def test_an_augmenter_misses_a_worker(guard, base):
     r = run(guard, base, AUGMENTER, python=torch_python("new"), timeout=60)
     assert r.rc == 1 and "no longer alive" in r.err, str(r)
     incident_of(r, "worker_exit", "likely", code=0, role="worker")
+
+
+HANDLED = """
+import ctypes, multiprocessing as mp, sys, time
+def work(): ctypes.string_at(0)
+if __name__ == "__main__":
+    p = mp.get_context("fork").Process(target=work)
+    p.start(); p.join()
+    if sys.argv[1] == "lost":          # waits for what never comes, then gives up
+        time.sleep(3); sys.exit(1)
+    if sys.argv[1] == "at once": sys.exit(1)
+    for epoch in range(6):
+        print("epoch", epoch, "loss 0.1", flush=True); time.sleep(0.5)
+    if sys.argv[1] == "exits": sys.exit("Dice 0.41 is below the threshold")
+    if sys.argv[1] == "raises": raise ValueError("cannot process the label map")
+    raise RuntimeError("a worker died, nothing to train on")
+"""
+
+
+@pytest.mark.parametrize("how,tied", [("exits", False), ("raises", False), ("tells", True), ("lost", True),
+                                      ("at once", True)])
+def test_a_death_that_was_handled_is_not_what_the_run_failed_of(guard, base, how, tied):
+    """The trainer goes on after a worker's death and ends badly later. Only where its words, or its standing
+    still, tie the end to that death is it named as the reason."""
+    r = run(guard, base, HANDLED, how)
+    assert r.rc == 1, str(r)
+    incident_of(r, "worker_segfault", role="worker")
+    assert r.report["root"] == (0 if tied else None), str(r)
+    assert ("this run failed" in screen(r)) == tied, str(r)
