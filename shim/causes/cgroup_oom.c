@@ -55,20 +55,21 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (count_fits(m))
         return nng_ev_cap(ev, v, NNG_CERTAIN);
-    if (m->kills_fresh == 0) {
-        nng_v_doubt(v, "the count had risen well before it died, it may be another one's",
-                    "该计数在它死亡之前早已增加,可能属于另一个进程");
-        return NNG_POSSIBLE;
-    }
     if (m->others_gone > 0) {
         nng_v_doubt(v, "another program that this run started ended about then, it may be its kill",
                     "本次训练启动的另一个程序也在那时结束,计数可能属于它");
         return NNG_POSSIBLE;
     }
     if (m->foreign > 0 && m->foreign_gone > 0) {
-        nng_v_doubt(v, "%d other processes of that cgroup are gone too, the count may be theirs",
-                    "该 cgroup 中另有 %d 个进程也消失了,计数可能属于它们", m->foreign_gone);
+        nng_v_doubt(v,
+                    "processes of others in that cgroup are gone, too (%d): it may be their count",
+                    "该 cgroup 中他人的进程也消失了(%d 个),计数可能属于它们", m->foreign_gone);
         return NNG_POSSIBLE;
+    }
+    if (m->kills_fresh == 0 && m->kills == m->sigkills) {
+        nng_v_doubt(v, "the count had risen some time before it died, it may be another one's",
+                    "该计数在它死亡之前已增加,可能属于另一个进程");
+        return m->foreign == 0 && at_its_limit(m) ? NNG_LIKELY : NNG_POSSIBLE;
     }
     if (m->kills < m->sigkills) {
         nng_v_doubt(v, "%d processes were killed but the kernel counted only %lld",

@@ -76,7 +76,7 @@ struct nng_memscope { /* memory cgroup of the victim and the ancestor whose limi
         kills_fresh; /* of `kills`, those that rose just before this death (a second or two); -1 */
     int sigkills_fresh; /* ... of `sigkills`, those since then */
     int others_gone; /* helpers and other programs of this run that were killed, or are gone nobody
-                            knows how, since then: the count may be theirs */
+                        knows how, since the count rose: it may be theirs */
     int foreign; /* processes in that cgroup (seen in the window) that are not this run's; -1 unknown */
     int foreign_gone; /* ... of these, how many are gone now */
     bool group;       /* memory.oom.group is set */

@@ -101,6 +101,17 @@ static enum which limit_of(const struct nng_evidence *ev, const struct nng_failc
     return NOT_SHOWN;
 }
 
+/* pthread_create says EAGAIN for that, too. How large the stack was to be is not recorded. */
+static bool no_room_for_a_stack(const struct nng_evidence *ev)
+{
+    int64_t limit = nng_ev_rlim(ev, RLIMIT_AS, false), stack = nng_ev_rlim(ev, RLIMIT_STACK, false);
+
+    if (stack < (64 << 20))
+        stack = 64 << 20;
+    return limit > 0 && ev->usage.vm_size > 0 && ev->usage.vm_size < INT64_MAX / 2 &&
+           limit - (int64_t)ev->usage.vm_size < stack;
+}
+
 static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum which which,
                    const struct nng_failcall *failed_call)
 {
@@ -190,6 +201,11 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         conf = NNG_CERTAIN;
     else if (!f)
         nng_v_doubt(v, "the failed call itself was not recorded", "没有记录到失败的调用本身");
+    else if (no_room_for_a_stack(ev))
+        nng_v_doubt(v, "perhaps its stack did not fit: ulimit -v is %s, it held %s",
+                    "可能是线程栈放不下:ulimit -v 为 %s,它已占用 %s",
+                    nng_bytes(nng_ev_rlim(ev, RLIMIT_AS, false)),
+                    nng_bytes((int64_t)ev->usage.vm_size));
     else
         nng_v_doubt(v, "neither of the two limits (ulimit -u, pids cgroup) was seen to be reached",
                     "没有看到两种上限(ulimit -u、pids cgroup)中的任何一种被达到");

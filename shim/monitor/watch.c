@@ -429,6 +429,9 @@ static void count_fresh(struct nng_mon *m, const struct nng_watched *w, const st
             out->kills_fresh = 0;
     }
     out->sigkills_fresh = sigkills_like(m, t, since);
+    /* an old rise: whoever went since it can have been */
+    if (out->kills_fresh == 0 && out->kills > 0)
+        since = now > NNG_WINDOW ? now - NNG_WINDOW : 0;
     out->others_gone = others_gone(m, w, t, since);
 }
 

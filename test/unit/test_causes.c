@@ -818,10 +818,20 @@ static void oom_more_kills_than_deaths(E *e)
 {
     counted(e, 3, 1, 0, 0);
 }
-static void oom_counted_long_before(E *e)
+static void oom_counted_some_time_before(E *e)
 {
-    counted(e, 1, 1, 0, 0);
+    counted(e, 1, 1, 0, 0); /* it may have hung in the kernel meanwhile */
     e->mem.kills_fresh = 0;
+}
+static void oom_counted_before_for_a_tool(E *e)
+{
+    oom_counted_some_time_before(e);
+    e->mem.others_gone = 1;
+}
+static void oom_counted_before_and_not_alone(E *e)
+{
+    oom_counted_some_time_before(e);
+    e->mem.foreign = 2;
 }
 static void oom_counted_for_a_tool(E *e)
 {
@@ -1679,7 +1689,9 @@ static const struct row {
     R(oom_foreign_came_and_went, "cgroup_oom", POS),
     R(oom_fewer_kills_than_deaths, "cgroup_oom", POS),
     R(oom_more_kills_than_deaths, "cgroup_oom", LIK),
-    R(oom_counted_long_before, "cgroup_oom", POS),
+    R(oom_counted_some_time_before, "cgroup_oom", LIK),
+    R(oom_counted_before_for_a_tool, "cgroup_oom", POS),
+    R(oom_counted_before_and_not_alone, "cgroup_oom", POS),
     R(oom_counted_for_a_tool, "cgroup_oom", POS),
     R(oom_counted_away_from_the_limit, "cgroup_oom", LIK),
     R(oom_counted_and_a_status_inferred, "cgroup_oom", LIK),
