@@ -49,6 +49,16 @@ static uint64_t died_at(const struct nng_tracked *t)
     return t->left && t->left_ns < t->death_ns ? t->left_ns : t->death_ns;
 }
 
+/* A handler took that TERM (to save a checkpoint, say); what ended it later was an exception of its own. */
+static bool outlived(struct nng_mon *m, const struct nng_tracked *t, const struct nng_killrec *k)
+{
+    struct nng_traceback tb = {0};
+
+    return k->signal != SIGKILL && k->time_ns + NNG_SECOND < died_at(t) &&
+           nng_judge_traceback(m, t, &tb) && tb.own && tb.complete && !tb.keyboard &&
+           strcmp(tb.type, "SystemExit") != 0 && !nng_judge_is_aftermath(&tb);
+}
+
 bool nng_judge_by_parent(struct nng_mon *m, const struct nng_tracked *t, int *sender)
 {
     int sig = t->status.signal;
@@ -58,7 +68,7 @@ bool nng_judge_by_parent(struct nng_mon *m, const struct nng_tracked *t, int *se
         bool fits = sig ? k->signal == sig
                         : (k->signal == SIGTERM || k->signal == SIGINT || k->signal == SIGKILL);
         /* An executor's teardown signals every worker, also the one that is dead by itself already. */
-        if (k->by_parent && fits && k->time_ns <= died_at(t)) {
+        if (k->by_parent && fits && k->time_ns <= died_at(t) && !(sig == 0 && outlived(m, t, k))) {
             *sender = k->sender;
             return true;
         }

@@ -104,3 +104,27 @@ def test_a_death_that_was_handled_is_not_what_the_run_failed_of(guard, base, how
     incident_of(r, "worker_segfault", role="worker")
     assert r.report["root"] == (0 if tied else None), str(r)
     assert ("this run failed" in screen(r)) == tied, str(r)
+
+
+CHECKPOINT = """
+import multiprocessing as mp, os, signal, sys, time
+def work():
+    def save(*_):
+        print("checkpoint saved", flush=True)
+        if sys.argv[1] == "leaves": sys.exit(1)
+    signal.signal(signal.SIGTERM, save)
+    ready.set(); time.sleep(1.5)
+    raise ValueError("label 7 unknown")
+if __name__ == "__main__":
+    mp.set_start_method("fork"); ready = mp.Event()
+    p = mp.Process(target=work); p.start(); ready.wait()
+    os.kill(p.pid, signal.SIGTERM); p.join(); sys.exit(p.exitcode)
+"""
+
+
+def test_a_signal_that_was_outlived(guard, base):
+    """The trainer's SIGTERM was handled; the exception that came a second later is the worker's own."""
+    r = run(guard, base, CHECKPOINT, "goes on")
+    incident_of(r, "worker_exception", code=1, role="worker")
+    assert "label 7 unknown" in screen(r)
+    assert_silent(run(guard, base, CHECKPOINT, "leaves"))
