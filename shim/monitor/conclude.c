@@ -5,6 +5,7 @@
  */
 #include "mon.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,10 +60,131 @@ static bool ended_by_own(const struct nng_run *r, int last)
     return true;
 }
 
-static int chain_root(const struct nng_run *r)
+static uint64_t last_of(const struct nng_incident *i)
 {
+    return i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
+}
+
+/* ---- what the trainer's last words name ---------------------------------------------------------- */
+/* Its traceback's message, or else the end of what it printed. */
+static bool last_words(struct nng_mon *m, char *out, size_t n)
+{
+    static char tail[NNG_TAIL_SIZE + 1];
+    struct nng_traceback tb = {0};
+    size_t len;
+
+    if (!m->model.root || !nng_judge_tail(m, m->model.root, tail))
+        return false;
+    nng_text_traceback(tail, &tb);
+    if (tb.present && tb.last) {
+        snprintf(out, n, "%s", tb.message);
+        return out[0] != '\0';
+    }
+    len = strlen(tail);
+    snprintf(out, n, "%.*s", (int)n - 1, len < n ? tail : tail + len - (n - 1));
+    return out[0] != '\0';
+}
+
+static bool names_signal(const char *words, int sig)
+{
+    static const struct {
+        int sig;
+        const char *text;
+    } said[] = {{SIGSEGV, "Segmentation fault"},
+                {SIGBUS, "Bus error"},
+                {SIGABRT, "Aborted"},
+                {SIGKILL, "signal: Killed"},
+                {SIGILL, "Illegal instruction"},
+                {SIGFPE, "Floating point exception"}};
+    const char *name = nng_signal_name(sig);
+
+    if (name && !strncmp(name, "SIG", 3) && strstr(words, name))
+        return true;
+    for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
+        if (said[i].sig == sig && strstr(words, said[i].text))
+            return true;
+    return false;
+}
+
+static bool is_of_status(const char *words, const char *number)
+{
+    static const char *const before[] = {"code", "status", "exit", "with"};
+    char around[25];
+    size_t n =
+        (size_t)(number - words) < sizeof around - 1 ? (size_t)(number - words) : sizeof around - 1;
+
+    memcpy(around, number - n, n);
+    around[n] = '\0';
+    for (size_t i = 0; i < sizeof before / sizeof before[0]; i++)
+        if (strstr(around, before[i]))
+            return true;
+    return false;
+}
+
+/* How strongly the words name it: by pid, by signal, by exit code; 0: not at all. */
+static int named(const struct nng_mon *m, const char *words, int k)
+{
+    const struct nng_incident *i = &m->run.incident[k];
+    const struct nng_status *s = &i->ev.status;
+    int best = s->signal && names_signal(words, s->signal) ? 2 : 0;
+
+    if (i->ev.who.pid == m->run.root_pid)
+        return 0;
+    for (const char *p = words; (p = strpbrk(p, "0123456789")) != NULL;) {
+        char *end;
+        long v = strtol(p, &end, 10);
+        bool minus = p > words && p[-1] == '-';
+        const struct nng_tracked *t = v > 2 ? nng_model_find(&m->model, (int)v) : NULL;
+        if (!minus && (v == i->ev.who.pid || (t && t->incident == k)))
+            return 3;
+        if (minus && s->signal && v == s->signal)
+            best = 2;
+        if (!minus && !s->signal && s->code > 1 && v == s->code && !best && is_of_status(words, p))
+            best = 1;
+        p = end;
+    }
+    return best;
+}
+
+static int named_by_trainer(struct nng_mon *m)
+{
+    char words[512];
+    int best = -1, most = 0;
+
+    if (!last_words(m, words, sizeof words))
+        return -1;
+    for (int k = 0; k < m->run.n_incidents; k++) {
+        int how = named(m, words, k);
+        if (how > most || (how && how == most &&
+                           m->run.incident[k].ev.time_ns < m->run.incident[best].ev.time_ns)) {
+            most = how;
+            best = k;
+        }
+    }
+    return best;
+}
+
+/* ---- the chain ------------------------------------------------------------------------------------ */
+/* After `i` the trainer went on before `later` happened: that one's process was started anew, or the
+ * trainer worked on for longer than it takes to use up what was prepared. */
+#define DRAINED (10 * NNG_SECOND)
+static bool went_on(const struct nng_mon *m, const struct nng_incident *i,
+                    const struct nng_incident *later)
+{
+    uint64_t last = last_of(i);
+
+    if (nng_same_thing(&i->ev, &i->verdict, &later->ev, &later->verdict))
+        return false;
+    if (later->ev.who.role == NNG_ROLE_WORKER && later->ev.who.birth_ns > last)
+        return true;
+    return m->progress_ns > last + DRAINED && later->ev.time_ns > last + DRAINED;
+}
+
+static int chain_root(struct nng_mon *m)
+{
+    struct nng_run *r = &m->run;
     bool bad = !r->end_boot_ns || !r->exit.known || r->exit.signal || r->exit.code;
-    int best = -1;
+    int best = -1, different = 0;
 
     if (!bad || r->n_incidents == 0)
         return -1;
@@ -72,19 +194,24 @@ static int chain_root(const struct nng_run *r)
             best = k;
     if (ended_by_own(r, best))
         return best;
+    int by_words = r->n_incidents > 1 ? named_by_trainer(m) : -1;
+    if (by_words >= 0)
+        return by_words;
     uint64_t at = r->incident[best].ev.time_ns;
     for (bool again = true; again;) {
         again = false;
         for (int k = 0; k < r->n_incidents; k++) {
             const struct nng_incident *i = &r->incident[k];
-            uint64_t last = i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
-            if (i->ev.time_ns < at && (last + NNG_CHAIN >= at)) {
+            if (i->ev.time_ns < at && last_of(i) + NNG_CHAIN >= at &&
+                !went_on(m, i, &r->incident[best])) {
                 at = i->ev.time_ns;
+                different += strcmp(i->verdict.cause, r->incident[best].verdict.cause) != 0;
                 best = k;
                 again = true;
             }
         }
     }
+    r->root_doubtful = different > 0;
     return best;
 }
 
@@ -142,7 +269,7 @@ static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
         return false;
     for (int k = 0; k < m->run.n_incidents; k++) {
         const struct nng_incident *i = &m->run.incident[k];
-        uint64_t at = i->last_time_ns > i->ev.time_ns ? i->last_time_ns : i->ev.time_ns;
+        uint64_t at = last_of(i);
         if (i->ev.kind == NNG_K_STALL || i->ev.who.pid == root->pid)
             return false;
         if (at > last)
@@ -164,7 +291,8 @@ void nng_judge_conclude(struct nng_mon *m)
 
     if (root && root->status.known)
         r->exit = root->status;
-    r->root = failed_by_itself(m, root) ? -1 : chain_root(r);
+    r->root_doubtful = false;
+    r->root = failed_by_itself(m, root) ? -1 : chain_root(m);
     for (int k = 0; k < r->n_incidents; k++)
         r->incident[k].n_consequences = 0;
     for (size_t i = 0; i < m->model.n; i++) {

@@ -25,19 +25,12 @@ const struct nng_verdict *nng_incident_verdict(void)
     return &scratch_verdict;
 }
 
-static bool same_thing(const struct nng_incident *i)
-{
-    bool nobody_died = i->ev.kind == NNG_K_STALL || scratch.kind == NNG_K_STALL;
-    return !strcmp(i->verdict.cause, scratch_verdict.cause) &&
-           (nobody_died || i->ev.who.role == scratch.who.role);
-}
-
 static int merge(struct nng_mon *m)
 {
-    for (int k = 0; k < m->run.n_incidents; k++) {
+    int k = nng_same_find(&m->run, &scratch, &scratch_verdict);
+
+    if (k >= 0) {
         struct nng_incident *i = &m->run.incident[k];
-        if (!same_thing(i))
-            continue;
         uint64_t first = i->ev.time_ns, last = i->last_time_ns > first ? i->last_time_ns : first;
         i->count++;
         /* the first by its own time stands for all, unless less is known of it */
@@ -49,9 +42,8 @@ static int merge(struct nng_mon *m)
         i->last_time_ns = scratch.time_ns > last ? scratch.time_ns : last;
         if (i->ev.time_ns > first && scratch.time_ns > first)
             i->ev.time_ns = first;
-        return k;
     }
-    return -1;
+    return k;
 }
 
 int nng_incident_tell(struct nng_mon *m, struct nng_tracked *t)

@@ -127,6 +127,13 @@ bool nng_incident_is(const char *id); /* is it this cause? */
  * when there is no room for another. */
 int nng_incident_tell(struct nng_mon *m, struct nng_tracked *t);
 
+/* same.c: is it the same thing again? */
+bool nng_same_thing(const struct nng_evidence *a, const struct nng_verdict *va,
+                    const struct nng_evidence *b, const struct nng_verdict *vb);
+/* The incident of the run that it is one more of, or -1. */
+int nng_same_find(const struct nng_run *r, const struct nng_evidence *ev,
+                  const struct nng_verdict *v);
+
 /* judge.c */
 /* Something is new about t: judge it if the time has come. */
 void nng_judge(struct nng_mon *m, struct nng_tracked *t);

@@ -44,14 +44,21 @@ static void say_when(char *out, size_t n, const struct nng_run *r, const struct 
         nng_say(out, n, lang, W_WHEN, (const char *const[]){who, at, ""});
 }
 
-static enum nng_word failed_word(const struct nng_incident *i)
+/* That it happened is one thing, that the run ended by it another. */
+static enum nng_confidence sure_of(const struct nng_run *r, const struct nng_incident *i)
+{
+    enum nng_confidence c = i->verdict.confidence;
+    return r->root_doubtful && c > NNG_LIKELY ? NNG_LIKELY : c;
+}
+
+static enum nng_word failed_word(const struct nng_run *r, const struct nng_incident *i)
 {
     static const enum nng_word words[] = {[NNG_NO] = W_CL_UNKNOWN,
                                           [NNG_UNKNOWN] = W_CL_UNKNOWN,
                                           [NNG_POSSIBLE] = W_CL_POSSIBLE,
                                           [NNG_LIKELY] = W_CL_LIKELY,
                                           [NNG_CERTAIN] = W_CL_FAILED};
-    enum nng_confidence c = i->verdict.confidence;
+    enum nng_confidence c = sure_of(r, i);
     if (i->ev.kind == NNG_K_STALL && c > NNG_UNKNOWN)
         return c == NNG_CERTAIN ? W_CL_STALL : W_CL_STALL_UNSURE;
     return words[c <= NNG_CERTAIN ? c : NNG_UNKNOWN];
@@ -94,7 +101,7 @@ static void say_failed(char *out, size_t n, const struct nng_run *r, const struc
         nng_say_time(when, sizeof when, r, i->ev.time_ns, NNG_CLOCK);
     else
         say_when(when, sizeof when, r, i, lang);
-    nng_say(out, n, lang, failed_word(i), (const char *const[]){because, when, ""});
+    nng_say(out, n, lang, failed_word(r, i), (const char *const[]){because, when, ""});
     if (has_consequences(r, i)) {
         size_t len = strlen(out);
         snprintf(out + len, n - len, "%s", nng_word(W_CL_CONSEQUENCE, lang));
@@ -158,7 +165,7 @@ static void add_details(struct nng_lines *l, const struct nng_run *r, const stru
                         enum nng_lang lang)
 {
     char path[600], line[700];
-    const char *sure = i ? nng_say_confidence(i->verdict.confidence, lang) : "";
+    const char *sure = i ? nng_say_confidence(sure_of(r, i), lang) : "";
     if (nng_details_path(path, sizeof path, r))
         snprintf(line, sizeof line, "%s%s", *sure ? sure : "",
                  *sure ? nng_word(W_SEMICOLON, lang) : "");

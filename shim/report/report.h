@@ -54,6 +54,7 @@ struct nng_run {
     struct nng_status exit;
     bool ended_silently; /* no good-bye, no status: everything was killed together */
     int root;            /* index of the root incident or -1 */
+    bool root_doubtful;  /* several causes led up to the end, and nothing names one of them */
     uint64_t lost_records, torn_records;
     uint64_t health[16];
     struct nng_machine machine;
