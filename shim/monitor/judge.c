@@ -213,6 +213,20 @@ static bool failed_exec(struct nng_mon *m, const struct nng_tracked *t)
     return !said;
 }
 
+/* Up to Python 3.6 every child of a forkserver leaves with 1: the true code goes to its parent through a
+ * pipe (multiprocessing/forkserver.py). The version shows in the server's command line. */
+static bool code_means_nothing(const struct nng_tracked *t)
+{
+    static const char *const old[] = {"python3.4", "python3.5", "python3.6"};
+
+    if (t->method != NNG_SM_FORKSERVER || t->status.signal || t->status.code != 1)
+        return false;
+    for (size_t i = 0; i < sizeof old / sizeof old[0]; i++)
+        if (strstr(t->cmdline, old[i]))
+            return true;
+    return false;
+}
+
 /* 1: it is an incident, 0: settled as silent, -1: postponed */
 static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
 {
@@ -261,6 +275,10 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
     }
     if (sig == 0) {
         bool has = nng_judge_traceback(m, t, &tb);
+        if (!has && code_means_nothing(t)) {
+            silent(t, NNG_WHY_NONE, 0);
+            return 0;
+        }
         if ((has && tb.keyboard && !threads_failed(t)) || (t->status.code == 130 && !has)) {
             silent(t, NNG_WHY_INTERRUPT, 0);
             return 0;
