@@ -33,6 +33,14 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
                     "其状态为 0:它可能已捕获该异常");
         return NNG_LIKELY;
     }
+    /* Nobody had died that it could have lost: whoever held the other end closed it, for a reason of its own. */
+    if (nng_text_lost_peer(tb)) {
+        nng_v_doubt(
+            v,
+            "the other end of its connection was closed first, maybe since the trainer had failed",
+            "对方先关闭了连接,可能是因为训练主进程已经失败");
+        return NNG_LIKELY;
+    }
     /* multiprocessing's _bootstrap prints "Process NAME:" and then what ended the process
      * (Lib/multiprocessing/process.py); what it had on stdout comes after that. */
     if (tb->background_worker || (tb->own && !tb->after))

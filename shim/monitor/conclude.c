@@ -264,6 +264,7 @@ static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
 {
     struct nng_traceback tb = {0};
     uint64_t last = 0;
+    bool witnesses = true; /* who only lost the other end of a pipe, as the trainer tore it down */
 
     if (!root || !root->left || root->left_code == 0 || root->judge_at)
         return false;
@@ -274,11 +275,12 @@ static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
             return false;
         if (at > last)
             last = at;
+        witnesses = witnesses && !i->ev.status.signal && nng_text_lost_peer(&i->ev.tb);
     }
     if (!nng_judge_traceback(m, root, &tb) || !tb.last)
         return root->left_ns > last + QUIET && nng_stall_went_on(m, last + NNG_SECOND) &&
                !hands_on(m, root);
-    if (root->left_ns < last + NNG_SECOND / 2)
+    if (root->left_ns < last + NNG_SECOND / 2 && !witnesses)
         return false;
     return !nng_judge_is_aftermath(&tb) && strcmp(tb.type, "TimeoutError") != 0 &&
            strcmp(tb.type, "Empty") != 0 && !speaks_of_workers(tb.message);

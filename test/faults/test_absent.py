@@ -128,3 +128,30 @@ def test_a_signal_that_was_outlived(guard, base):
     incident_of(r, "worker_exception", code=1, role="worker")
     assert "label 7 unknown" in screen(r)
     assert_silent(run(guard, base, CHECKPOINT, "leaves"))
+
+
+PIPE = """
+import multiprocessing as mp, sys
+def work(end):
+    end.send(1); end.recv()
+if __name__ == "__main__":
+    mine, other = mp.Pipe()
+    p = mp.get_context("fork").Process(target=work, args=(other,))
+    p.start(); other.close(); mine.recv()
+    try:
+        if sys.argv[1] == "fails": raise ValueError("loss is nan")
+    finally:
+        mine.close(); p.join()
+    sys.exit("the worker is gone")
+"""
+
+
+@pytest.mark.parametrize("how", ["fails", "only closes"])
+def test_a_worker_whose_pipe_was_closed_is_a_witness(guard, base, how):
+    """The trainer failed first and closed the pipe; the worker's EOFError is what followed from it."""
+    r = run(guard, base, PIPE.replace("fork", "spawn"), how)
+    assert r.rc == 1, str(r)
+    for i in r.incidents:
+        assert i["confidence"] != "certain", str(r)
+    if how == "fails":
+        assert not r.report or r.report["root"] is None, str(r)
