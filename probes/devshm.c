@@ -37,9 +37,9 @@
 int nng_devshm_young_s = 10;
 
 struct file {
-    uint64_t ino; /* 0: free slot */
-    int64_t bytes;
-    bool exact; /* bytes are the file's blocks, not a mapping's length */
+    uint64_t ino;        /* 0: free slot */
+    int64_t bytes, size; /* size: as it was set, or what of it is mapped */
+    bool exact;          /* bytes are the file's blocks, not a mapping's length */
     bool by_run, by_any;
 };
 
@@ -84,7 +84,8 @@ static struct file *slot(struct look *k, uint64_t ino, bool add)
     return NULL;
 }
 
-static void found(struct look *k, uint64_t ino, int64_t bytes, bool exact, bool by_run)
+static void found(struct look *k, uint64_t ino, int64_t bytes, int64_t size, bool exact,
+                  bool by_run)
 {
     struct file *f = slot(k, ino, true);
 
@@ -96,6 +97,8 @@ static void found(struct look *k, uint64_t ino, int64_t bytes, bool exact, bool 
         f->bytes = bytes;
     else if (exact == f->exact && bytes > f->bytes)
         f->bytes = bytes;
+    if (size > f->size)
+        f->size = size;
     f->exact |= exact;
     f->by_run |= by_run;
     f->by_any = true;
@@ -110,15 +113,17 @@ static bool names_shm(const struct look *k, const char *path)
 
 /* stat of what a magic link leads to, without waiting for a server where it is no tmpfs after all. */
 static bool blocks_of(const struct look *k, int dirfd, const char *name, uint64_t *ino,
-                      int64_t *bytes)
+                      int64_t *bytes, int64_t *size)
 {
     struct statx sx;
 
-    if (statx(dirfd, name, AT_STATX_DONT_SYNC, STATX_INO | STATX_BLOCKS | STATX_TYPE, &sx) ||
+    if (statx(dirfd, name, AT_STATX_DONT_SYNC, STATX_INO | STATX_BLOCKS | STATX_SIZE | STATX_TYPE,
+              &sx) ||
         makedev(sx.stx_dev_major, sx.stx_dev_minor) != k->dev || !S_ISREG(sx.stx_mode))
         return false;
     *ino = sx.stx_ino;
     *bytes = (int64_t)sx.stx_blocks * 512;
+    *size = (int64_t)sx.stx_size;
     return true;
 }
 
@@ -127,7 +132,7 @@ static int look_at_fds(struct look *k, int pid, bool by_run)
     char path[512], target[512];
     struct dirent *e;
     uint64_t ino;
-    int64_t bytes;
+    int64_t bytes, size;
     int n = 0;
 
     if (!nng_probes_path(path, sizeof path, "/proc/%d/fd", pid))
@@ -145,9 +150,9 @@ static int look_at_fds(struct look *k, int pid, bool by_run)
         if (len <= 0)
             continue;
         target[len] = '\0';
-        if (!names_shm(k, target) || !blocks_of(k, dirfd(d), e->d_name, &ino, &bytes))
+        if (!names_shm(k, target) || !blocks_of(k, dirfd(d), e->d_name, &ino, &bytes, &size))
             continue;
-        found(k, ino, bytes, true, by_run);
+        found(k, ino, bytes, size, true, by_run);
         n++;
     }
     closedir(d);
@@ -159,7 +164,7 @@ static void mapped(struct look *k, int pid, const char *line, uint64_t ino, bool
     unsigned long long start, end, off;
     char path[512];
     uint64_t got;
-    int64_t bytes;
+    int64_t bytes, size;
 
     if (sscanf(line, "%llx-%llx %*s %llx", &start, &end, &off) != 3 || end <= start)
         return;
@@ -170,10 +175,10 @@ static void mapped(struct look *k, int pid, const char *line, uint64_t ino, bool
         return;
     }
     if (nng_probes_path(path, sizeof path, "/proc/%d/map_files/%llx-%llx", pid, start, end) &&
-        blocks_of(k, AT_FDCWD, path, &got, &bytes) && got == ino)
-        found(k, ino, bytes, true, by_run);
+        blocks_of(k, AT_FDCWD, path, &got, &bytes, &size) && got == ino)
+        found(k, ino, bytes, size, true, by_run);
     else
-        found(k, ino, (int64_t)(end - start + off), false, by_run);
+        found(k, ino, (int64_t)(end - start + off), (int64_t)(end - start + off), false, by_run);
 }
 
 static int look_at_maps(struct look *k, int pid, bool by_run)
@@ -326,12 +331,14 @@ static void sum_up(const struct look *k, const struct orphan *orphan, int n, boo
                    struct nng_shm *out)
 {
     int64_t used = out->total - out->free;
+    double sized = 0; /* a size costs nothing to give: any number of them may be absurd */
 
     for (unsigned i = 0; i < TABLE; i++)
         if (k->file[i].ino && k->file[i].by_run)
-            out->held_by_run += k->file[i].bytes;
+            out->held_by_run += k->file[i].bytes, sized += (double)k->file[i].size;
     if (used >= 0 && out->held_by_run > used)
         out->held_by_run = used;
+    out->sized_by_run = sized < 0x1p60 ? (int64_t)sized : INT64_MAX / 8;
     if (!all_seen)
         return;
     out->leaked = 0;
@@ -362,7 +369,7 @@ void nng_devshm_read(const int *pids, int n, struct nng_shm *out)
     struct orphan *orphan = calloc(FILES_MAX, sizeof *orphan);
 
     memset(out, 0, sizeof *out);
-    out->held_by_run = out->leaked = out->biggest_ask = -1;
+    out->held_by_run = out->sized_by_run = out->leaked = out->biggest_ask = -1;
     if (!k || !orphan || !room(out, &k->dev))
         goto out;
     k->until_ns = nng_probes_clock(CLOCK_MONOTONIC) + TIME_NS;

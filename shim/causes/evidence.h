@@ -106,9 +106,11 @@ struct nng_hostmem {
 struct nng_shm {
     bool present;
     int64_t total, free, inodes_free;
-    int64_t held_by_run; /* by processes of this run, each file counted once */
-    int holders;         /* how many processes hold it */
-    int64_t named;       /* files with a name in /dev/shm: bytes ... */
+    int64_t held_by_run;  /* by processes of this run, each file counted once */
+    int64_t sized_by_run; /* the same files at the size they were given, used or not */
+    int64_t rescued; /* what did not fit and went to ordinary memory: no more lived at a time */
+    int holders;     /* how many processes hold it */
+    int64_t named;   /* files with a name in /dev/shm: bytes ... */
     int named_count;
     int64_t leaked; /* ... of which left by processes that are gone (pid in the name) */
     int leaked_count;

@@ -203,10 +203,18 @@ void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev,
     }
 }
 
+static bool has_workers(const struct nng_evidence *ev)
+{
+    return ev->who.role == NNG_ROLE_WORKER || ev->workers_at_once > 0 || ev->workers_alive > 0 ||
+           ev->machine.nnunet;
+}
+
 void nng_fix_no_workers(struct nng_verdict *v, const struct nng_evidence *ev)
 {
     struct nng_fix *f;
 
+    if (!has_workers(ev))
+        return;
     if (contains(ev, "nnUNetv2_plan_and_preprocess") || contains(ev, "nnUNetv2_preprocess") ||
         contains(ev, "nnUNetv2_extract_fingerprint") || contains(ev, "nnUNetv2_predict")) {
         nng_fix_fewer_workers(v, ev, 1);

@@ -34,9 +34,18 @@ static int64_t others_hold(const struct nng_evidence *ev, int64_t used)
     return ev->shm.held_by_run >= 0 && used > ours ? used - ours : 0;
 }
 
+/* What the run has made and not yet used, at the size it gave it; 0 where that is no plan but a sparse
+ * file that is never meant to be filled. */
+static int64_t planned(const struct nng_evidence *ev)
+{
+    int64_t sized = ev->shm.sized_by_run;
+
+    return ev->host.total > 0 && sized < ev->host.total ? sane(sized) : 0;
+}
+
 /* How much would do: what is held now, and every worker another of the largest batches; or, for
- * nnU-Net, its queue of 6 finished batches and up to 3 a worker in the making. A quarter on top.
- * 0: nothing is known. */
+ * nnU-Net, its queue of 6 finished batches and up to 3 a worker in the making; or what was made in
+ * full. What rescue keeps elsewhere belongs there too. A quarter on top. 0: nothing is known. */
 static int64_t need(const struct nng_evidence *ev, const struct numbers *n)
 {
     int64_t workers = nng_ev_workers(ev);
@@ -45,6 +54,7 @@ static int64_t need(const struct nng_evidence *ev, const struct numbers *n)
     int64_t ask = sane(n->ask > 0                ? n->ask
                        : ev->shm.biggest_ask > 0 ? ev->shm.biggest_ask
                                                  : 1 << 20);
+    int64_t others = others_hold(ev, used);
     int64_t a, b, r;
 
     if (ask == 0 && total == 0)
@@ -52,8 +62,13 @@ static int64_t need(const struct nng_evidence *ev, const struct numbers *n)
     if (workers > 4096)
         workers = 4096;
     a = used + ask * workers;
-    b = others_hold(ev, used) + ask * (3 * workers + (ev->machine.nnunet ? 6 : 0));
+    b = others + ask * (3 * workers + (ev->machine.nnunet ? 6 : 0));
     r = a > b ? a : b;
+    if (r < others + planned(ev) + ask)
+        r = others + planned(ev) + ask;
+    if (ev->shm.rescued > 0 && r < total + ask)
+        r = total + ask;
+    r += sane(ev->shm.rescued);
     r += r / 4;
     return r < total + total / 2 ? total + total / 2 : r;
 }
@@ -85,7 +100,13 @@ static void say_size(struct nng_verdict *v, const struct nng_evidence *ev, const
                     nng_bytes(n->total));
         return;
     }
-    if (held > 0 && n->ask > 0)
+    if (held > 0 && n->ask > 0 && ev->shm.holders == 1)
+        nng_v_proof(v,
+                    "its size is %s, %s are free; one process of this run holds %s of it; what did "
+                    "not fit is %s",
+                    "容量 %s,剩余 %s;本次训练的一个进程占用 %s;放不下的这一块需要 %s",
+                    nng_bytes(n->total), nng_bytes(n->free), nng_bytes(held), ask);
+    else if (held > 0 && n->ask > 0)
         nng_v_proof(
             v,
             "its size is %s, %s are free; this run's %d processes hold %s of it; what did not "

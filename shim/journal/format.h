@@ -347,8 +347,10 @@ struct nng_header {
     _Atomic uint32_t rescue_top;   /* entries below this one may be in use */
     _Atomic uint32_t rescue_deaf;  /* the monitor did not answer: nobody waits for it any more */
     _Atomic uint64_t rescue_segments, rescue_bytes; /* ever made */
-    _Atomic uint64_t rescue_biggest;                /* largest single one */
-    _Atomic uint64_t rescue_peak; /* most bytes alive at a time, as the monitor saw */
+    _Atomic uint64_t rescue_lived,
+        rescue_lived_at;             /* alive when last counted, and rescue_bytes then */
+    _Atomic uint64_t rescue_biggest; /* largest single one */
+    _Atomic uint64_t rescue_peak; /* no more were alive at a time, up to when it was last counted */
     _Atomic uint64_t rescue_refused, rescue_refused_ask, rescue_refused_room, rescue_refused_limit;
     _Atomic uint32_t rescue_fd_base, rescue_fd_n; /* the monitor's numbers for segments; 0: not yet */
     _Atomic uint64_t rescue_mem_dev;              /* st_dev of rescued memory; 0 before the first */

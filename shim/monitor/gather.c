@@ -111,8 +111,9 @@ static void shm(struct nng_mon *m, struct nng_evidence *ev)
                 pids[n++] = m->model.t[i]->pid;
     nng_devshm_read(pids, n, &ev->shm);
     ev->shm.biggest_ask = m->model.biggest_ask;
+    ev->shm.rescued = (int64_t)(nng_rescued_bound(&m->view.j->hdr) & INT64_MAX);
     if (!matters)
-        ev->shm.held_by_run = -1;
+        ev->shm.held_by_run = ev->shm.sized_by_run = -1;
     m->run.shm = ev->shm;
 }
 
@@ -154,7 +155,8 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     ev->kind = kind;
     ev->alive = !t->dead && kind == NNG_K_STALL;
     ev->status = t->status;
-    ev->shm.held_by_run = ev->shm.total = ev->shm.free = ev->shm.biggest_ask = -1;
+    ev->shm.held_by_run = ev->shm.sized_by_run = ev->shm.total = ev->shm.free =
+        ev->shm.biggest_ask = -1;
     ev->host.vmstat_kills = -1;
     ev->host.total = ev->host.available = -1;
     ev->mem.kills = ev->mem.limit = ev->mem.limit_hit = -1;

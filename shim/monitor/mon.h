@@ -183,6 +183,8 @@ bool nng_mon_thread(void *(*body)(void *)); /* detached, on a small stack; false
 void nng_rescued_start(struct nng_mon *m);
 void nng_rescued_look(struct nng_mon *m); /* each round: first words, refusals */
 void nng_rescued_closing(struct nng_mon *m);
+/* No more rescued bytes than these lived at a time. */
+uint64_t nng_rescued_bound(const struct nng_header *h);
 
 /* speak.c */
 void nng_speak_rescued(struct nng_mon *m);

@@ -2,15 +2,20 @@
  *
  * What is told of rescue (NNGUARD_RESCUE=shm): the first line, refusals, how much lived at a time. Counting
  * is a thread of its own, since neither makers nor words may wait for it; the main thread speaks.
+ *
+ * How much lived at a time is a bound, not what a look now and then happened to meet: what lived at
+ * one look and all that was made until the next. Often looking makes it a narrow one.
  */
 #include "mon.h"
 
 #include <dirent.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -107,36 +112,43 @@ static int64_t living(void)
 static void measure(void)
 {
     struct nng_header *h = &journal->hdr;
+    uint64_t before = atomic_load(&h->rescue_bytes);
     int64_t now = living();
-    uint64_t peak = atomic_load(&h->rescue_peak), biggest = atomic_load(&h->rescue_biggest);
+    uint64_t after = atomic_load(&h->rescue_bytes);
 
-    if (now < (int64_t)(biggest & INT64_MAX))
-        now = (int64_t)(biggest & INT64_MAX);
-    while (now > 0 && (uint64_t)now > peak &&
-           !atomic_compare_exchange_weak(&h->rescue_peak, &peak, (uint64_t)now))
-        ;
+    atomic_store(&h->rescue_peak, nng_rescued_bound(h));
+    if (now < 0)
+        return; /* no memory to count with: the next look bounds both */
+    /* What was made during the look may be in it already; counted twice rather than not at all. */
+    atomic_store(&h->rescue_lived, (uint64_t)now < after ? (uint64_t)now : after);
+    atomic_store(&h->rescue_lived_at, before);
 }
 
-/* A thread of its own too: neither makers nor words wait for it. Looks ten times a second while
- * segments are made, less often where looking takes long, not at all before the first. */
+/* Looks ten times a second while segments are made, at first oftener, less often where looking takes
+ * long, and not at all before the first. */
+static _Atomic uint32_t begun;
+
 static void *count_thread(void *unused)
 {
-    uint64_t last = 0, pause = NNG_SECOND;
+    uint64_t last = 0, pause = 0, first;
 
     (void)unused;
+    while (!atomic_load(&begun))
+        syscall(SYS_futex, &begun, FUTEX_WAIT, 0, NULL, NULL, 0);
+    first = nng_mon_now();
     for (;;) {
         struct timespec ts = {(time_t)(pause / NNG_SECOND), (long)(pause % NNG_SECOND)};
         nanosleep(&ts, NULL);
-        uint64_t now = nng_mon_now(), n = atomic_load(&journal->hdr.rescue_segments);
+        uint64_t now = nng_mon_now(), n = atomic_load(&journal->hdr.rescue_bytes);
         bool more = n != last;
-        if (n) {
-            pthread_mutex_lock(&counting);
-            measure();
-            pthread_mutex_unlock(&counting);
-        }
+        pthread_mutex_lock(&counting);
+        measure();
+        pthread_mutex_unlock(&counting);
         last = n;
         pause = SHARE * (nng_mon_now() - now);
-        uint64_t least = more ? NNG_SECOND / 10 : NNG_SECOND;
+        uint64_t least = now - first < 2 * NNG_SECOND ? NNG_SECOND / 50
+                         : more                       ? NNG_SECOND / 10
+                                                      : NNG_SECOND;
         if (pause < least)
             pause = least;
     }
@@ -150,6 +162,17 @@ void nng_rescued_start(struct nng_mon *m)
 }
 
 /* ---- words ------------------------------------------------------------------------------------- */
+uint64_t nng_rescued_bound(const struct nng_header *h)
+{
+    uint64_t made = atomic_load(&h->rescue_bytes), at = atomic_load(&h->rescue_lived_at);
+    uint64_t bound = atomic_load(&h->rescue_lived) + (made > at ? made - at : 0);
+    uint64_t peak = atomic_load(&h->rescue_peak);
+
+    if (bound < peak)
+        bound = peak;
+    return bound < made ? bound : made;
+}
+
 static void fill(struct nng_mon *m)
 {
     const struct nng_header *h = &m->view.j->hdr;
@@ -159,18 +182,13 @@ static void fill(struct nng_mon *m)
     r->segments = atomic_load(&h->rescue_segments);
     r->bytes = atomic_load(&h->rescue_bytes);
     r->biggest = atomic_load(&h->rescue_biggest);
-    r->peak = atomic_load(&h->rescue_peak);
+    r->peak = nng_rescued_bound(h);
     r->refused = atomic_load(&h->rescue_refused);
     r->refused_ask = (int64_t)atomic_load(&h->rescue_refused_ask);
     r->refused_room = (int64_t)atomic_load(&h->rescue_refused_room);
     r->refused_limit = (int64_t)atomic_load(&h->rescue_refused_limit);
-    r->workers = m->model.workers_at_once;
-    if (m->live && !statfs("/dev/shm", &fs)) {
-        int64_t used = (int64_t)(fs.f_blocks - fs.f_bfree) * (int64_t)fs.f_bsize;
+    if (m->live && !statfs("/dev/shm", &fs))
         r->shm_total = (int64_t)fs.f_blocks * (int64_t)fs.f_bsize;
-        if (used > r->shm_used)
-            r->shm_used = used;
-    }
 }
 
 static void say_first(struct nng_mon *m)
@@ -215,6 +233,8 @@ void nng_rescued_look(struct nng_mon *m)
     fill(m);
     if (m->run.rescued.segments && !said) {
         said = true;
+        atomic_store(&begun, 1);
+        syscall(SYS_futex, &begun, FUTEX_WAKE, 1, NULL, NULL, 0);
         say_first(m);
     }
     if (m->run.rescued.refused && !said_refused) {
@@ -231,9 +251,5 @@ void nng_rescued_closing(struct nng_mon *m)
     if (!journal || m->run.rescued.segments == told)
         return;
     told = m->run.rescued.segments;
-    pthread_mutex_lock(&counting);
-    measure();
-    pthread_mutex_unlock(&counting);
-    fill(m);
     nng_speak_rescued(m);
 }

@@ -37,7 +37,7 @@ void nng_mon_run_init(struct nng_mon *m)
                      used(h->command, sizeof h->command), &r->machine);
     r->rescued.segments = atomic_load_explicit(&h->rescue_segments, memory_order_relaxed);
     r->rescued.bytes = atomic_load_explicit(&h->rescue_bytes, memory_order_relaxed);
-    r->rescued.peak = atomic_load_explicit(&h->rescue_peak, memory_order_relaxed);
+    r->rescued.peak = nng_rescued_bound(h);
     r->rescued.refused = atomic_load_explicit(&h->rescue_refused, memory_order_relaxed);
     r->rescued.shm_total = r->machine.shm_total;
     m->stall_incident = -1;

@@ -38,10 +38,10 @@ struct nng_moment { /* one line of the timeline */
 };
 
 struct nng_rescued { /* memory that stood in for /dev/shm (NNGUARD_RESCUE=shm) */
-    uint64_t segments, bytes, biggest, peak, refused;
+    uint64_t segments, bytes, biggest, refused;
+    uint64_t peak;                                    /* no more were alive at a time */
     int64_t refused_ask, refused_room, refused_limit; /* of the last refusal */
-    int64_t shm_total, shm_used;                      /* used: the most that was seen */
-    int workers;
+    int64_t shm_total;
 };
 
 struct nng_run {

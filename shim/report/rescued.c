@@ -14,19 +14,15 @@ static int64_t sane(uint64_t n)
     return n > UINT64_C(1) << 45 ? INT64_C(1) << 45 : (int64_t)n;
 }
 
-/* What /dev/shm would have had to hold at once: what was seen, or, since that is looked at only now
- * and then, three of the largest batches a worker (nnU-Net: and its queue of six). A quarter on top. */
-static int64_t need(const struct nng_run *run)
+/* What /dev/shm must hold: all that ever was in it (its size, since it was full when rescue began) and
+ * all that lived outside, each piece in whole pages. A quarter on top. */
+static int64_t need(const struct nng_rescued *r)
 {
-    const struct nng_rescued *r = &run->rescued;
-    int64_t workers = r->workers < 1 ? 1 : r->workers > 4096 ? 4096 : r->workers;
-    int64_t seen = sane(r->peak);
-    int64_t batches = sane(r->biggest) * (3 * workers + (run->machine.nnunet ? 6 : 0));
-    int64_t n =
-        sane(r->shm_used > 0 ? (uint64_t)r->shm_used : 0) + (seen > batches ? seen : batches);
-    int64_t least = r->shm_total > 0 ? sane((uint64_t)r->shm_total) * 3 / 2 : 0;
-    n += n / 4;
-    return n > least ? n : least;
+    int64_t peak = sane(r->peak), total = r->shm_total > 0 ? sane((uint64_t)r->shm_total) : 0;
+    double bytes = (double)sane(r->bytes), pieces = (double)sane(r->segments);
+    double pages = 4096 * (bytes > 0 ? pieces * ((double)peak / bytes) : pieces);
+    int64_t n = total + peak + sane(pages < 0x1p45 ? (uint64_t)pages : UINT64_MAX);
+    return n + n / 4;
 }
 
 void nng_say_rescued(char *out, size_t n, const struct nng_rescued *r, enum nng_lang lang)
@@ -47,6 +43,15 @@ void nng_say_rescued(char *out, size_t n, const struct nng_rescued *r, enum nng_
             total, pieces, pieces == 1 ? "piece" : "pieces", bytes, peak);
 }
 
+/* An incident of this run that says how large /dev/shm should be: one number is enough. */
+static bool told_with_number(const struct nng_run *r)
+{
+    for (int i = 0; i < r->n_incidents; i++)
+        if (r->incident[i].verdict.cause && !strcmp(r->incident[i].verdict.cause, "shm_exhausted"))
+            return true;
+    return false;
+}
+
 size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_style *s)
 {
     static struct nng_evidence ev; /* large */
@@ -58,10 +63,12 @@ size_t nng_report_rescued(char *out, const struct nng_run *r, const struct nng_s
     memset(&v, 0, sizeof v);
     v.confidence = NNG_CERTAIN;
     ev.machine = r->machine;
-    ev.workers_at_once = r->rescued.workers;
+    ev.machine.n_proc_da = 0; /* the number comes from what was made, not from how many made it */
     nng_say_rescued(line, sizeof line, &r->rescued, lang);
     nng_lines_wrap(&l, 0, line, 2);
-    nng_fix_shm_size(&v, &ev, need(r));
-    nng_add_advice(&l, &v, lang, 1, 2);
+    if (!told_with_number(r)) {
+        nng_fix_shm_size(&v, &ev, need(&r->rescued));
+        nng_add_advice(&l, &v, lang, 1, 2);
+    }
     return nng_lines_write(&l, s, NNG_PREFIX, out, NNG_BLOCK_MAX);
 }

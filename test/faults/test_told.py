@@ -110,3 +110,92 @@ def test_help_of_what_there_is_not(guard):
         r = execute([guard.bin, *args], clean_env())
         assert r.rc == status and bool(r.out) == (status == 0), f"{args}: {r}"
     assert "--force" in execute([guard.bin, "clean", "--help"], clean_env()).out
+
+
+# ---- how much lived at a time, and the size that is advised ------------------------------------------
+SCRIPTS = {
+    "all at once": """
+import os, mmap, sys
+L = []
+for i in range(6):
+    fd = os.open(f"/dev/shm/psm_k{i}", os.O_RDWR | os.O_CREAT, 0o600); os.ftruncate(fd, 5 << 20)
+    m = mmap.mmap(fd, 5 << 20); m[:] = b"x" * (5 << 20); os.close(fd); L.append(m)
+    os.unlink(f"/dev/shm/psm_k{i}")
+""",
+    "grown by write": """
+import os
+fd = os.open("/dev/shm/psm_g", os.O_RDWR | os.O_CREAT, 0o600); os.unlink("/dev/shm/psm_g")
+for i in range(64): os.write(fd, b"x" * (1 << 20))
+""",
+    "small pieces": """
+import os
+fds = []
+for i in range(1500):
+    fd = os.open(f"/dev/shm/psm_{i}", os.O_RDWR | os.O_CREAT, 0o600); os.unlink(f"/dev/shm/psm_{i}")
+    os.ftruncate(fd, 20000); os.pwrite(fd, b"x" * 20000, 0); fds.append(fd)
+""",
+    "in workers": """
+import os, multiprocessing as mp
+def work(q, ev):
+    for i in range(20):
+        fd = os.open(f"/dev/shm/torch_{os.getpid()}_{i}_0", os.O_RDWR | os.O_CREAT, 0o600)
+        os.unlink(f"/dev/shm/torch_{os.getpid()}_{i}_0"); os.posix_fallocate(fd, 0, 1 << 20)
+    q.put(1); ev.wait(20)
+c = mp.get_context("fork"); q, ev = c.SimpleQueue(), c.Event()
+P = [c.Process(target=work, args=(q, ev)) for _ in range(3)]
+for p in P: p.start()
+for p in P: q.get()
+ev.set()
+for p in P: p.join()
+assert all(p.exitcode == 0 for p in P)
+"""}
+LIVES = {"all at once": 30, "grown by write": 63, "small pieces": 27, "in workers": 59}
+UNIT = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
+
+
+def advised(r):
+    sizes = re.findall(r"--shm-size=(\w+)|remount,size=(\w+)", screen(r))
+    assert len(set(sizes)) == 1, str(r)
+    return sizes[0][0] or sizes[0][1]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_lived_at_a_time_is_a_bound_and_the_advised_size_suffices(guard, mounts, name):
+    cmd = [sys.executable, "-c", SCRIPTS[name] + "\nprint('done')\n"]
+    r = guard.guarded(cmd, env=RESCUE, wrap=lambda c: in_shm("1m", c))
+    assert "done" in r.out, str(r)
+    told = re.search(r"at most ([\d.]+) (\w+) at a time", re.sub(r"\s+", " ", screen(r)))
+    assert told and float(told.group(1)) * (1 << UNIT[told.group(2)]) >= LIVES[name] << 20, str(r)
+    assert "workers need" not in screen(r), str(r)
+    assert "done" in execute(in_shm(advised(r), cmd), clean_env()).out, str(r)
+
+
+def test_what_lived_at_a_time_of_a_long_run_is_no_sum(guard, mounts):
+    """40 pieces of 2 MiB one after another: never more than a few at a time."""
+    script = ("import os, time\n"
+              "for i in range(40):\n"
+              "    fd = os.open('/dev/shm/psm_one', os.O_RDWR | os.O_CREAT)\n"
+              "    os.unlink('/dev/shm/psm_one'); os.posix_fallocate(fd, 0, 2 << 20); os.close(fd)\n"
+              "    time.sleep(.1)\n"
+              "import ctypes; ctypes.string_at(0)\n")
+    r = guard.guarded([sys.executable, "-c", script], env=RESCUE, wrap=lambda c: in_shm("1m", c))
+    rescue = r.report["rescue"]
+    assert rescue["bytes"] == 80 << 20 and 2 << 20 <= rescue["peak_bytes"] <= 24 << 20, rescue
+
+
+POOL = """
+from multiprocessing import shared_memory
+L = [shared_memory.SharedMemory(create=True, size=900 << 10) for _ in range(200)]
+for i, s in enumerate(L): s.buf[:] = bytes([i % 251]) * (900 << 10)
+print("filled")
+for s in L: s.close(); s.unlink()
+"""
+
+
+def test_a_pool_that_is_made_first_and_filled_later(guard, mounts):
+    """What counts is what was given, not what happened to be used when it ran out."""
+    cmd = [sys.executable, "-c", POOL]
+    r = guard.guarded(cmd, wrap=lambda c: in_shm("64m", c))
+    assert r.rc == -signal.SIGBUS, str(r)
+    assert "no worker" not in screen(r) and "1 processes" not in screen(r), str(r)
+    assert "filled" in execute(in_shm(advised(r), cmd), clean_env()).out, str(r)
