@@ -87,9 +87,11 @@ static json_t *when(const struct nng_run *r, uint64_t boot_ns)
 static json_t *list(const char *p, size_t n)
 {
     json_t *a = json_array();
+    bool secret = false; /* what the argument before said of this one */
     for (const char *end = p + n; p < end && *p;) {
         size_t len = strnlen(p, (size_t)(end - p));
-        push(a, string_n(p, len));
+        push(a, secret ? json_string("***") : string_n(p, len));
+        secret = p + len < end && nng_secret_flag(p);
         p += len + 1;
     }
     return a;

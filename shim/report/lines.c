@@ -6,6 +6,7 @@
  */
 #include "part.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -73,55 +74,189 @@ void nng_fold_ascii(char *text)
 /* ---- cleaning -----------------------------------------------------------------------------------
  */
 
-static bool is_value_end(char c)
-{
-    return !c || strchr(" \t\n\"'`,;&)}]<>|", c);
-}
-
-/* Put "***" in place of the `n` bytes at p. */
-static void mask(char *p, size_t n)
+/* Put "***" in place of the `n` bytes at p; returns where the rest goes on. */
+static char *mask(char *p, size_t n)
 {
     size_t keep = n < 3 ? n : 3;
     memset(p, '*', keep);
     memmove(p + keep, p + n, strlen(p + n) + 1);
+    return p + keep;
 }
 
+static bool is_word(char c)
+{
+    return isalnum((unsigned char)c) || c == '_' || c == '-';
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
+/* The length of a value that begins at p. In quotes (`quote`; `escaped`: those of a text within a text) up to
+ * the closing one, else up to a blank: a password may hold any other character. */
+static size_t value_length(const char *p, char quote, bool escaped)
+{
+    size_t n = 0;
+
+    if (quote) {
+        while (p[n] && p[n] != quote && !(escaped && p[n] == '\\'))
+            n += p[n] == '\\' && p[n + 1] ? 2 : 1;
+        return n;
+    }
+    while (p[n] && !is_blank(p[n]))
+        n++;
+    while (n && strchr("\"'`,;)}]>", p[n - 1])) /* what closes the text around it */
+        n--;
+    return n;
+}
+
+/* Mask the value at p, which may be in quotes. */
+static char *mask_value(char *p)
+{
+    bool escaped = *p == '\\' && (p[1] == '"' || p[1] == '\'');
+    char quote = 0;
+
+    p += escaped;
+    if (*p == '"' || *p == '\'' || *p == '`')
+        quote = *p++;
+    return mask(p, value_length(p, quote, escaped));
+}
+
+static char *past(char *p, const char *chars)
+{
+    return p + strspn(p, chars);
+}
+
+/* "Bearer", "token": how, not what. */
+static char *past_scheme(char *p)
+{
+    static const char *const schemes[] = {"bearer ", "basic ", "token ", "digest ", "apikey "};
+
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+        if (!strncasecmp(p, schemes[i], strlen(schemes[i])))
+            return past(p + strlen(schemes[i]), " ");
+    return p;
+}
+
+static const char *const secrets[] = {
+    "password",   "passwd",      "passphrase", "secret",     "token",      "api_key",
+    "apikey",     "api-key",     "access_key", "access-key", "secret_key", "private_key",
+    "credential", "credentials", "auth_key",   "wandb_key",  "license_key"};
+
+/* NAME=value, "name": "value", name: value, --name value; the name may be the end of a longer one. */
 static void redact_after(char *line, const char *name)
 {
     for (char *p = line; (p = strcasestr(p, name));) {
+        char *word = p;
+        while (word > line && is_word(word[-1]))
+            word--;
+        bool flag = word[0] == '-' && word[1] == '-';
         p += strlen(name);
-        char *q = p;
-        while (*q == '"' || *q == '\'' || *q == ' ')
-            q++;
-        if (*q != '=' && *q != ':')
-            continue;
-        q++;
-        while (*q == '"' || *q == '\'' || *q == ' ')
-            q++;
-        if (!strncasecmp(q, "bearer ", 7) || !strncasecmp(q, "basic ", 6))
-            q = strchr(q, ' ') + 1;
-        size_t n = 0;
-        while (!is_value_end(q[n]))
-            n++;
-        mask(q, n);
+        char *q = past(p, "\"' \\");
+        if (*q == '=' || *q == ':') {
+            q = past(q + 1, " ");
+            char *inner = q + strspn(q, "\\\"'");
+            char *bare = past_scheme(inner);
+            p = bare > inner ? mask(bare, strcspn(bare, "\"'\\ ")) : mask_value(q);
+        } else if ((flag || !strncasecmp(name, "passw", 5)) && is_blank(*p)) {
+            q = past(p, " \t");
+            if (!flag && strncasecmp(q, "is ", 3) != 0)
+                continue;
+            if (!flag)
+                q = past(q + 3, " ");
+            if (*q != '-')
+                p = mask_value(q);
+        }
     }
+}
+
+/* An HTTP header: everything behind its name, up to the end of the text that it stands in. */
+static void redact_header(char *line)
+{
+    for (char *p = line; (p = strcasestr(p, "authorization"));) {
+        p += strlen("authorization");
+        char *q = past(p, "\"' \\");
+        if (*q != ':' && *q != '=')
+            continue;
+        q = past_scheme(past(q + 1, " \"'\\"));
+        p = mask(q, strcspn(q, "\"'\\"));
+    }
+}
+
+/* FOO_KEY=value, as services name them in the environment. */
+static void redact_keys(char *line)
+{
+    for (char *p = line; (p = strstr(p, "_KEY"));) {
+        p += 4;
+        if (*p == '=')
+            p = mask_value(p + 1);
+    }
+}
+
+/* scheme://user:password@host. A password may hold '/', and a port is none. */
+static void redact_urls(char *line)
+{
+    for (char *p = line; (p = strstr(p, "://"));) {
+        p += 3;
+        size_t end = strcspn(p, " \t\"'<>`");
+        char *at = memrchr(p, '@', end), *slash = memchr(p, '/', end);
+        char *colon = at ? memchr(p, ':', (size_t)(at - p)) : NULL;
+        if (!at ||
+            (slash && colon && slash < at && colon + 1 + strspn(colon + 1, "0123456789") == slash))
+            continue;
+        if (colon && (!slash || colon < slash))
+            mask(colon + 1, (size_t)(at - colon - 1));
+        else if (!colon && (!slash || at < slash) && at - p >= 16)
+            mask(p, (size_t)(at - p)); /* a token in the place of the user */
+    }
+}
+
+/* Keys that are known by how they begin. */
+static void redact_known(char *line)
+{
+    static const struct {
+        const char *start;
+        size_t least;
+    } known[] = {{"sk-", 10},        {"ghp_", 6},  {"gho_", 6},  {"ghu_", 6},  {"ghs_", 6},
+                 {"ghr_", 6},        {"hf_", 6},   {"AKIA", 12}, {"ASIA", 12}, {"glpat-", 8},
+                 {"github_pat_", 8}, {"xoxb-", 8}, {"xoxp-", 8}, {"AIza", 20}, {"eyJ", 20},
+                 {"wandb_v1_", 8},   {"npm_", 20}, {"pypi-", 20}};
+
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        for (char *p = line; (p = strstr(p, known[i].start));) {
+            char *rest = p + strlen(known[i].start);
+            bool whole = p == line || !is_word(p[-1]);
+            size_t n = 0;
+            bool mixed = false; /* capitals or digits: no word, no name of a function */
+            for (; is_word(rest[n]) || (rest[n] == '.' && is_word(rest[n + 1])); n++)
+                mixed |= isdigit((unsigned char)rest[n]) || isupper((unsigned char)rest[n]);
+            p = whole && mixed && n >= known[i].least ? mask(rest, n) : rest;
+        }
+}
+
+bool nng_secret_flag(const char *arg)
+{
+    size_t n = strlen(arg);
+
+    if (strncmp(arg, "--", 2) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++) {
+        size_t len = strlen(secrets[i]);
+        if (n > len && !strcasecmp(arg + n - len, secrets[i]))
+            return true;
+    }
+    return false;
 }
 
 void nng_redact(char *line)
 {
-    static const char *const names[] = {"password",   "passwd",     "secret",       "token",
-                                        "api_key",    "apikey",     "api-key",      "access_key",
-                                        "access-key", "credential", "authorization"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        redact_after(line, names[i]);
-    /* scheme://user:password@host */
-    for (char *p = line; (p = strstr(p, "://"));) {
-        p += 3;
-        size_t end = strcspn(p, "@/ \t\"'");
-        char *colon = memchr(p, ':', end);
-        if (p[end] == '@' && colon)
-            mask(colon + 1, (size_t)(p + end - colon - 1));
-    }
+    redact_header(line);
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++)
+        redact_after(line, secrets[i]);
+    redact_keys(line);
+    redact_urls(line);
+    redact_known(line);
 }
 
 void nng_clean(char *out, size_t n, const char *text)

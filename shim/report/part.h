@@ -140,6 +140,8 @@ int nng_columns(const char *utf8);
 void nng_clean(char *out, size_t n, const char *text);
 /* Replace what follows "password=", "token:" and the like, and user:password in addresses. */
 void nng_redact(char *line);
+/* "--token": the argument after it is a secret. */
+bool nng_secret_flag(const char *arg);
 
 /* ---- out.c: a growing text ----------------------------------------------------------------------
  */

@@ -53,9 +53,13 @@ static void head(struct nng_out *o, const struct nng_run *r, enum nng_lang lang)
     }
     size_t len = 0;
     command[0] = 0;
+    bool secret = false;
     for (const char *p = r->command; p < r->command + sizeof r->command - 1 && *p && len < 1024;
-         p += strnlen(p, sizeof r->command) + 1)
-        len += (size_t)snprintf(command + len, sizeof command - len, "%s%s", len ? " " : "", p);
+         p += strnlen(p, sizeof r->command) + 1) {
+        len += (size_t)snprintf(command + len, sizeof command - len, "%s%s", len ? " " : "",
+                                secret ? "***" : p);
+        secret = nng_secret_flag(p);
+    }
     nng_out_line(o, "  %s", SAY(line, lang, W_T_COMMAND, command));
 }
 
