@@ -54,7 +54,8 @@ static int reference(uint32_t pid, int fd, uint64_t ino, int number)
     int got = open(path, O_PATH | O_CLOEXEC);
     if (got < 0)
         return -1;
-    int kept = fstat(got, &st) || st.st_ino != ino ? -1 : dup3(got, number, O_CLOEXEC);
+    bool taken = fcntl(number, F_GETFD) >= 0; /* by ourselves, where few numbers are allowed */
+    int kept = taken || fstat(got, &st) || st.st_ino != ino ? -1 : dup3(got, number, O_CLOEXEC);
     close(got);
     return kept;
 }
@@ -72,8 +73,10 @@ static void take(struct nng_segment *s)
 
 static void let_go(struct nng_segment *s)
 {
-    close(number_of(s, 0));
-    close(number_of(s, 1));
+    if (s->held == number_of(s, 0))
+        close(s->held);
+    if (s->held_name == number_of(s, 1))
+        close(s->held_name);
     s->held = s->held_name = -1;
     atomic_store(&s->ino, 0);
     atomic_store_explicit(&s->state, NNG_SG_FREE, memory_order_release);
@@ -89,11 +92,26 @@ static void drop(struct nng_segment *s)
     }
 }
 
-static bool name_is_gone(const struct nng_segment *s)
+/* The maker was killed before it had put the link in its place, or taken away what lay there. */
+static void tidy_after(const struct nng_segment *s)
+{
+    char path[64];
+
+    snprintf(path, sizeof path, "/dev/shm/.nnguard-%u-%u", s->pid,
+             (unsigned)(s - journal->segments));
+    unlink(path);
+}
+
+static bool name_is_gone(struct nng_segment *s)
 {
     struct stat st;
 
-    return fstat(number_of(s, 1), &st) ? gone(s->pid) : st.st_nlink == 0;
+    if (s->mem_fd >= 0 && gone(s->pid)) {
+        tidy_after(s);
+        s->mem_fd = -1;
+    }
+    return s->held_name != number_of(s, 1) || fstat(s->held_name, &st) ? gone(s->pid)
+                                                                       : st.st_nlink == 0;
 }
 
 /* `tidy`: also what nobody asked for, once a second. */
@@ -112,8 +130,10 @@ static unsigned serve(bool tidy)
             let_go(s);
         else if (state == NNG_SG_HELD && tidy && name_is_gone(s))
             drop(s);
-        else if (state == NNG_SG_FILLING && tidy && gone(s->pid))
+        else if (state == NNG_SG_FILLING && tidy && gone(s->pid)) {
+            tidy_after(s);
             atomic_compare_exchange_strong(&s->state, &state, NNG_SG_FREE);
+        }
     }
     return n;
 }
@@ -218,7 +238,7 @@ void nng_hold_finish(struct nng_mon *m)
     pthread_mutex_lock(&table); /* for ever: nothing is taken any more */
     for (unsigned i = 0; i < NNG_SEGMENTS_N; i++) {
         struct nng_segment *s = &journal->segments[i];
-        if (atomic_load(&s->state) == NNG_SG_HELD)
+        if (atomic_load(&s->state) == NNG_SG_HELD && s->held_name == number_of(s, 1))
             remove_name(s);
     }
 }

@@ -222,7 +222,8 @@ bool nng_rescue_room(int64_t ask, const struct nng_segment *own, uint64_t ino, i
             break;
         nng_sys2(SYS_nanosleep, &((struct timespec){0, 10000000}), NULL);
     }
-    *room = last.level.room;
+    int64_t rest = last.level.room - nng_promised_memory(ino);
+    *room = rest > 0 ? rest : 0;
     *limit = last.level.limit;
     return false;
 }

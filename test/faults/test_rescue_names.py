@@ -156,6 +156,40 @@ fd = make("psm_l"); print(size(fd))
     assert r.out == "2\n-1 2\n28\n", str(r)
 
 
+def test_a_killed_maker_leaves_nothing(guard, mounts):
+    """At whatever point: neither the link's first name nor the file that it replaced."""
+    r = in_little(guard, """
+for i in range(60):
+    def work():
+        k = 0
+        while True:
+            fd = make("torch_%d_%d_1" % (os.getpid(), k)); os.ftruncate(fd, 1 << 20)
+            os.close(fd); os.unlink(D + "torch_%d_%d_1" % (os.getpid(), k)); k += 1
+    pid = fork(work); time.sleep(.004 + i % 10 * .0004); os.kill(pid, 9); os.waitpid(pid, 0)
+for name in os.listdir(D):
+    if name.startswith("torch"): os.unlink(D + name)
+end = time.time() + 9
+while os.listdir(D) and time.time() < end: time.sleep(.1)
+print(os.listdir(D))
+""")
+    assert r.out == "[]\n", str(r)
+
+
+def test_the_monitor_may_open_little(guard, mounts):
+    """What it cannot hold is not rescued."""
+    body = """
+n = 0
+try:
+    for i in range(60):
+        fd = make("psm_%d" % i); os.posix_fallocate(fd, 0, 2 << 20); os.close(fd); n += 1
+except OSError as e: print(e.errno, n > 5)
+for i in range(n): print(end="." if os.path.getsize(D + "psm_%d" % i) == 2 << 20 else "!")
+"""
+    r = guard.guarded(code(body), env=RESCUE, wrap=lambda c: in_shm(
+        "1m", ["sh", "-c", 'ulimit -n 80; exec "$@"', "sh", *c]))
+    assert r.out.startswith("28 True\n") and "!" not in r.out, str(r)
+
+
 # ---- room ---------------------------------------------------------------------------------------------
 def test_sparse_segments_cost_nothing(guard, mounts):
     """Four of 400 MiB in 1 GiB, a page of each used."""
