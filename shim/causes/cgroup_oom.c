@@ -10,17 +10,11 @@
 
 #include <string.h>
 
-static bool at_its_limit(const struct nng_memscope *m)
-{
-    return m->fails > 0 || m->limit_hit > 0 ||
-           (m->limit > 0 && m->peak >= m->limit - m->limit / 10);
-}
-
 /* The count rose just before the death and leaves nobody else. */
 static bool count_fits(const struct nng_memscope *m)
 {
     return m->present && m->kills_fresh >= 1 && m->foreign == 0 && m->others_gone == 0 &&
-           m->kills_fresh == m->sigkills_fresh && at_its_limit(m);
+           m->kills_fresh == m->sigkills_fresh && nng_ev_at_limit(m);
 }
 
 static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdict *v)
@@ -55,6 +49,10 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
         return NNG_NO;
     if (count_fits(m))
         return nng_ev_cap(ev, v, NNG_CERTAIN);
+    if (nng_ev_other_limit(m) && nng_ev_host_short(&ev->host, ev->victim_rss)) {
+        nng_v_doubt(v, "the machine itself was short of memory", "整机当时也内存紧张");
+        return NNG_POSSIBLE;
+    }
     if (m->others_gone > 0) {
         nng_v_doubt(v, "another program that this run started ended about then, it may be its kill",
                     "本次训练启动的另一个程序也在那时结束,计数可能属于它");
@@ -69,7 +67,7 @@ static enum nng_confidence judge(const struct nng_evidence *ev, struct nng_verdi
     if (m->kills_fresh == 0 && m->kills == m->sigkills) {
         nng_v_doubt(v, "the count had risen some time before it died, it may be another one's",
                     "该计数在它死亡之前已增加,可能属于另一个进程");
-        return m->foreign == 0 && at_its_limit(m) ? NNG_LIKELY : NNG_POSSIBLE;
+        return m->foreign == 0 && nng_ev_at_limit(m) ? NNG_LIKELY : NNG_POSSIBLE;
     }
     if (m->kills < m->sigkills) {
         nng_v_doubt(v, "%d processes were killed but the kernel counted only %lld",
@@ -124,7 +122,8 @@ static int fitting(const struct nng_evidence *ev, int64_t limit)
 static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdict *v)
 {
     const struct nng_memscope *m = &ev->mem;
-    int64_t limit = m->limit_hit > 0 ? m->limit_hit : m->limit;
+    bool other = m->present && nng_ev_other_limit(m) && !ev->kmsg.found;
+    int64_t limit = m->limit_hit > 0 ? m->limit_hit : other ? -1 : m->limit;
     enum nng_confidence conf;
 
     if (nng_ev_signal(ev) != SIGKILL || (conf = judge(ev, v)) == NNG_NO)
@@ -133,12 +132,21 @@ static enum nng_confidence match(const struct nng_evidence *ev, struct nng_verdi
         nng_v_why(v, "out of memory, the limit of %s was reached", "内存不足,达到上限 %s",
                   nng_bytes(limit));
         nng_v_short(v, "the memory limit of %s was reached", "内存达到上限 %s", nng_bytes(limit));
+    } else if (other) {
+        nng_v_why(v, "out of memory, at a limit above its own cgroup's",
+                  "内存不足,达到的是其 cgroup 之上的某个上限");
+        nng_v_short(v, "a memory limit was reached", "内存达到某个上限");
     } else {
         nng_v_why(v, "out of memory, the limit of its cgroup was reached",
                   "内存不足,达到所在 cgroup 的上限");
         nng_v_short(v, "the memory limit was reached", "内存达到上限");
     }
-    if (ev->victim_rss > 0 && ev->run_rss > 0)
+    if (other)
+        nng_v_proof(v,
+                    "the limit of its own cgroup (%s) was not reached; those above cannot be seen",
+                    "其自身 cgroup 的上限(%s)没有被达到;更上层的看不到",
+                    m->limit > 0 ? nng_bytes(m->limit) : "none");
+    else if (ev->victim_rss > 0 && ev->run_rss > 0)
         nng_v_proof(v, "it used %s, this run %s in all; limit %s",
                     "它占用 %s,本次训练共占用 %s;上限 %s", nng_bytes(ev->victim_rss),
                     nng_bytes(ev->run_rss), nng_bytes(limit));

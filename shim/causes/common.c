@@ -98,6 +98,23 @@ const struct nng_killrec *nng_ev_killer(const struct nng_evidence *ev, int signo
     return found;
 }
 
+bool nng_ev_at_limit(const struct nng_memscope *m)
+{
+    return m->fails > 0 || m->limit_hit > 0 ||
+           (m->limit > 0 && m->peak >= m->limit - m->limit / 10);
+}
+
+bool nng_ev_other_limit(const struct nng_memscope *m)
+{
+    return m->fails == 0 && m->kills > 0 && !nng_ev_at_limit(m);
+}
+
+bool nng_ev_host_short(const struct nng_hostmem *h, int64_t victim_rss)
+{
+    return h->total > 0 && h->available >= 0 &&
+           h->available - (victim_rss > 0 ? victim_rss : 0) < h->total / 7;
+}
+
 bool nng_ev_oom_open(const struct nng_evidence *ev)
 {
     return ev->mem.present && ev->mem.kills > 0 && ev->mem.kills_fresh != 0;

@@ -25,6 +25,13 @@ enum nng_confidence nng_ev_cap(const struct nng_evidence *ev, struct nng_verdict
                                enum nng_confidence want);
 /* It left with an exit code (or is the root that failed in its own words) instead of a signal. */
 bool nng_ev_left(const struct nng_evidence *ev);
+/* Was the limit of the cgroup, or of one above that can be seen, met about then? Or was it, for all that
+ * can be read, another one: the machine's (its kills are counted in the victim's cgroup too), or that of a
+ * cgroup above that cannot be seen. */
+bool nng_ev_at_limit(const struct nng_memscope *m);
+bool nng_ev_other_limit(const struct nng_memscope *m);
+/* The machine has little memory left, without what the victim's death gave back. */
+bool nng_ev_host_short(const struct nng_hostmem *h, int64_t victim_rss);
 /* A signal `signo` sent to the victim from inside this run, shortly before it died; NULL none. */
 const struct nng_killrec *nng_ev_killer(const struct nng_evidence *ev, int signo);
 /* Its cgroup counted an out-of-memory kill about then that is not accounted for. */

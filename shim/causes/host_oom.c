@@ -55,7 +55,8 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
     int64_t freed = ev->victim_rss > 0 ? ev->victim_rss : 0;
     bool sent = nng_ev_killer(ev, SIGKILL) != NULL;
     int64_t left = h->total > 0 && h->available >= 0 ? h->available - freed : -1;
-    bool short_of = h->total > 0 && h->available >= 0 && left < h->total / 7;
+    bool short_of = nng_ev_host_short(h, ev->victim_rss);
+    bool ours = ev->mem.present && ev->mem.kills > 0;
     bool plenty = h->total > 0 && left > h->total / 2;
     enum nng_confidence conf;
 
@@ -74,11 +75,12 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
             nng_v_doubt(
                 v, "the kernel's line fits by name and size; its pid cannot be compared in here",
                 "内核日志中的名称和大小相符;但在这里无法核对 pid");
-    } else if (k->readable || h->vmstat_kills < 1 || (ev->mem.present && ev->mem.kills > 0) ||
+    } else if (k->readable || h->vmstat_kills < 1 ||
+               (ours && !(short_of && nng_ev_other_limit(&ev->mem))) ||
                plenty) { /* somebody else's cgroup was full, then */
         return NNG_NO;
     } else {
-        conf = short_of && ev->mem.present && ev->mem.kills == 0 ? NNG_LIKELY : NNG_POSSIBLE;
+        conf = short_of && ev->mem.present && ev->mem.kills >= 0 ? NNG_LIKELY : NNG_POSSIBLE;
         nng_v_doubt(v,
                     "the count is that of the whole machine; its kernel log would name the victim",
                     "该计数属于整台机器;其内核日志会写明被杀的进程");
@@ -89,6 +91,10 @@ static enum nng_confidence killed(const struct nng_evidence *ev, struct nng_verd
     if (k->found)
         nng_v_proof(v, "the kernel's log names it: %s", "内核日志记录了它:%s",
                     nng_text_short(k->line, 110));
+    else if (ours)
+        nng_v_proof(v,
+                    "an out-of-memory kill was counted for it, but no limit of its own was reached",
+                    "为它计了一次内存不足杀死,但它自身的上限没有被达到");
     else
         nng_v_proof(
             v,

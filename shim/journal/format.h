@@ -140,7 +140,7 @@ _Static_assert(sizeof(struct nng_rec) == 256, "one slot is 256 bytes");
 #define NNG_RF_CUT 4u      /* text was cut, from the left */
 #define NNG_RF_INODES 8u   /* FAIL: no free inode there (blocks may be free) */
 #define NNG_RF_SUSPECT 16u /* may be an incident: the monitor must look now (rings the bell) */
-#define NNG_RF_DEAD 32u    /* KILL: the target was dead or dying already */
+#define NNG_RF_DEAD 32u    /* KILL: the target (of a group: its leader) was dead or dying already */
 
 struct nng_ring {
     _Atomic uint64_t next; /* tickets given out; slot = ticket % n */
@@ -352,12 +352,14 @@ struct nng_header {
     _Atomic uint64_t rescue_biggest; /* largest single one */
     _Atomic uint64_t rescue_peak; /* no more were alive at a time, up to when it was last counted */
     _Atomic uint64_t rescue_refused, rescue_refused_ask, rescue_refused_room, rescue_refused_limit;
-    _Atomic uint32_t rescue_fd_base, rescue_fd_n; /* the monitor's numbers for segments; 0: not yet */
-    _Atomic uint64_t rescue_mem_dev;              /* st_dev of rescued memory; 0 before the first */
-    _Atomic uint64_t promises;                    /* tickets given out */
-    _Atomic int64_t promised; /* not less than what of /dev/shm is given and not used */
-    _Atomic uint64_t holes_at, holes_cost; /* of files that have a name there: when measured (ns) ... */
-    _Atomic int64_t holes;                 /* ... and how much */
+    _Atomic uint32_t rescue_fd_base,
+        rescue_fd_n;                 /* the monitor's numbers for segments; 0: not yet */
+    _Atomic uint64_t rescue_mem_dev; /* st_dev of rescued memory; 0 before the first */
+    _Atomic uint64_t promises;       /* tickets given out */
+    _Atomic int64_t promised;        /* not less than what of /dev/shm is given and not used */
+    _Atomic uint64_t holes_at,
+        holes_cost;        /* of files that have a name there: when measured (ns) ... */
+    _Atomic int64_t holes; /* ... and how much */
 };
 _Static_assert(sizeof(struct nng_header) <= 4096, "the header is one page");
 

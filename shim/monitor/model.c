@@ -313,6 +313,8 @@ static struct nng_tracked *on_kill(struct nng_model *m, const struct nng_got *g)
     for (size_t i = 0; i < m->n; i++) {
         struct nng_tracked *t = m->t[i];
         int64_t group = target == 0 ? g->rec.c : -target;
+        if (g->rec.flags & NNG_RF_DEAD && t->pid == group)
+            continue;
         if (!t->judged && (target == -1 || (group > 0 && t->pgrp == group)))
             kill_one(m, g, t);
     }

@@ -225,7 +225,8 @@ static void record(enum nng_call call, int64_t target, int sig, int64_t pgid)
     struct nng_put p = {.type = NNG_R_KILL, .call = call, .a = target, .b = sig, .c = pgid};
     if (sig <= 0 || !nng_journal)
         return;
-    if (target > 0 && target != nng_st.pid && is_dying(target))
+    int64_t who = target < -1 ? -target : target; /* of a group: its leader */
+    if (who > 0 && who != nng_st.pid && is_dying(who))
         p.flags = NNG_RF_DEAD;
     nng_put(&p);
 }

@@ -3,6 +3,7 @@
 kernel takes somebody else of the same cgroup. The kernel's log would tell, so these run as an ordinary
 user, who may not read it."""
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import alive, as_nobody, incident_of, screen, wait_until
+from conftest import NOBODY, alive, as_nobody, check_report, incident_of, need_tool, screen, wait_until
 
 KILL = signal.SIGKILL
 EAT = "x = []\n    while True: x.append(bytearray(b'x') * (8 << 20))"
@@ -256,3 +257,30 @@ def test_the_trainer_is_ended_by_what_it_started(guard, way):
     assert r.rc == -signal.SIGTERM
     incident_of(r, "killed_by", signo=signal.SIGTERM, role="trainer")
     assert "outside" not in screen(r) and "no process of this run" not in screen(r), str(r)
+
+
+# ---- the machine's limit, not the group's ---------------------------------------------------------
+def test_the_whole_machine_is_short_and_a_limit_is_far(uml, guard, public):
+    """The kernel counts its kill in the victim's cgroup also where the whole machine ran out."""
+    need_tool("linux", "setpriv")
+    path = os.path.join(os.path.dirname(guard.lib), "eat.py")
+    with open(path, "w", encoding="ascii") as f:
+        f.write("import multiprocessing as mp, sys, time\ndef work():\n"
+                f"    time.sleep(2); {EAT.replace('8 << 20', '2 << 20')}\n"
+                "p = mp.get_context('fork').Process(target=work); p.start()\n"
+                "p.join(); time.sleep(0.3); sys.exit(1)\n")
+    script = ("echo UML-START; echo 1 > /proc/sys/kernel/dmesg_restrict\n"
+              "echo +memory > /sys/fs/cgroup/cgroup.subtree_control; mkdir /sys/fs/cgroup/job\n"
+              "echo 4G > /sys/fs/cgroup/job/memory.max; mkdir /tmp/ng; chmod 777 /tmp/ng\n"
+              "sh -c 'echo $$ > /sys/fs/cgroup/job/cgroup.procs; exec \"$@\"' sh "
+              f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups env LD_PRELOAD={guard.lib} "
+              f"NNGUARD_DIR=/tmp/ng/x NNGUARD_LANG=en HOME=/tmp {public.python} {path} 2>/tmp/err\n"
+              "sleep 1; cat /sys/fs/cgroup/job/memory.events.local; echo UML-JSON\n"
+              "cat /tmp/ng/x/latest/report.json; echo; echo UML-DONE\n")
+    out = uml(script, mem="192M", timeout=90).out
+    assert "oom_kill 1" in out and "UML-DONE" in out, out[-3000:]
+    report = json.loads(out.split("UML-JSON", 1)[1].split("UML-DONE", 1)[0])
+    check_report(report)
+    i = report["incidents"][0]
+    assert (i["cause"], i["confidence"]) == ("host_oom", "likely"), i
+    assert not any("--memory" in (f["command"] or "") for f in i["fixes"]), i["fixes"]

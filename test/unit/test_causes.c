@@ -937,6 +937,12 @@ static void host_count_with_plenty_left(E *e)
     counted(e, 0, 1, 0, 0);
     e->host.vmstat_kills = 1;
 }
+static void host_counted_in_its_cgroup(E *e)
+{
+    oom_counted_away_from_the_limit(e); /* the kernel counts a global kill there, too */
+    e->host.vmstat_kills = 1;
+    e->host.available = 2 * GIB;
+}
 static void host_count_but_the_log_is_silent(E *e)
 {
     counted(e, 0, 1, 0, 0);
@@ -1710,6 +1716,7 @@ static const struct row {
     R(host_by_name, "host_oom", LIK),
     R(host_by_count_and_short, "host_oom", LIK),
     R(host_count_of_another_container, "host_oom", POS),
+    R(host_counted_in_its_cgroup, "host_oom", LIK),
     R(host_count_with_plenty_left, "killed_unknown", UNK),
     R(host_count_but_the_log_is_silent, "killed_unknown", UNK),
     R(oomd, "oomd_kill", CER),
