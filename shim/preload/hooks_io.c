@@ -27,6 +27,8 @@ static ssize_t write_failed(int fd, int64_t asked)
 /* Files of /dev/shm only: may it grow, and after ENOSPC: is there room now? */
 static inline bool too_big(int fd, int64_t off, int64_t size)
 {
+    if (__builtin_expect(size == 1, 0) && nng_rescue_shm)
+        nng_rescue_stretch(fd, off);
     return __builtin_expect(atomic_load_explicit(&nng_rescue_written, memory_order_relaxed) != 0,
                             0) &&
            !nng_rescue_may_grow(fd, off, size);

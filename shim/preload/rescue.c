@@ -19,6 +19,7 @@
 #define TRIES 1000 /* interrupted steps */
 #define ABSURD 16  /* so many times all memory */
 #define SPARSE (32ll << 20) /* larger ones that are only sized get their pages when touched */
+#define FAR 65536           /* a byte so far behind the end gives a size (np.memmap) */
 #define HOLD_NS 3000000000ll
 #define SLICE_NS 50000000ll
 #ifndef MFD_NOEXEC_SEAL
@@ -620,6 +621,16 @@ static int64_t end_of_write(int fd, const struct stat *st, int64_t off, int64_t 
                                                              : nng_sys3(SYS_lseek, fd, 0, 1);
     int64_t end;
     return off < 0 || __builtin_add_overflow(off, more, &end) ? -1 : end;
+}
+
+void nng_rescue_stretch(int fd, int64_t off)
+{
+    struct stat st;
+    int e = errno;
+    int64_t end;
+    if (in_devshm(fd, &st) && (end = end_of_write(fd, &st, off, 1)) - st.st_size > FAR)
+        nng_rescue_size(fd, end);
+    errno = e;
 }
 
 bool nng_rescue_write(int fd, int64_t off, int64_t more)

@@ -36,6 +36,8 @@ int nng_rescue_may_allocate(int fd, int64_t end);
 /* [as-safe] fallocate of fd up to `end` found no room (`keep`: and leaves the size). True: fd is rescued,
  * the call has succeeded. */
 bool nng_rescue_allocate(int fd, int64_t end, bool keep);
+/* [as-safe] Before a write of one byte: far behind the end it gives the file a size, as ftruncate does. */
+void nng_rescue_stretch(int fd, int64_t off);
 /* [as-safe] A write of `more` bytes at `off` (-1: the file's position) found no room. True: fd is
  * rescued, do it again. */
 bool nng_rescue_write(int fd, int64_t off, int64_t more);

@@ -232,6 +232,19 @@ print("filled")
     assert r.rc == 0 and r.out == "filled\n", str(r)
 
 
+def test_a_size_given_by_one_byte_far_behind(guard, mounts):
+    """As np.memmap makes its files: without us SIGBUS."""
+    body = """
+with open(D + "torch_1_map", "w+b") as f:
+    f.seek(S - 1); f.write(b"e"); f.flush(); m = mmap.mmap(f.fileno(), S)
+m[:S - 1] = b"x" * (S - 1)
+print(os.path.getsize(D + "torch_1_map") == S, m[-2:], open(D + "torch_1_map", "rb").read()[-2:])
+"""
+    assert guard.bare(code(body), wrap=lambda c: in_shm("1m", c)).rc == -7
+    r = in_little(guard, body)
+    assert r.rc == 0 and r.out == "True b'xe' b'xe'\n", str(r)
+
+
 @pytest.mark.parametrize("how", ["os.posix_fallocate(fd, 0, 400 << 20)",
                                  "os.ftruncate(fd, 400 << 20); mmap.mmap(fd, 400 << 20)[::4096]",
                                  "[os.write(fd, b'x' * (1 << 20)) for i in range(400)]"])
