@@ -150,8 +150,15 @@ static void collected(enum nng_call call, int pid, int status, bool peek)
     errno = e;
 }
 
+/* A wait for any child at all must not meet the keeper: with it there is always one more. */
+static int without_keeper(bool any, int options)
+{
+    return nng_launch_keeper && any ? options & ~__WALL : options;
+}
+
 HOOK(pid_t, waitpid, (pid_t which, int *status, int options))
 {
+    options = without_keeper(which == -1, options);
     int own = 0;
     int *at = status ? status : &own;
     pid_t pid = NEXT(waitpid) ? NEXT(waitpid)(which, at, options)
@@ -173,6 +180,7 @@ HOOK(pid_t, wait, (int *status))
 
 HOOK(pid_t, wait3, (int *status, int options, struct rusage *usage))
 {
+    options = without_keeper(true, options);
     int own = 0;
     int *at = status ? status : &own;
     pid_t pid = NEXT(wait3) ? NEXT(wait3)(at, options, usage)
@@ -184,6 +192,7 @@ HOOK(pid_t, wait3, (int *status, int options, struct rusage *usage))
 
 HOOK(pid_t, wait4, (pid_t which, int *status, int options, struct rusage *usage))
 {
+    options = without_keeper(which == -1, options);
     int own = 0;
     int *at = status ? status : &own;
     pid_t pid = NEXT(wait4) ? NEXT(wait4)(which, at, options, usage)
@@ -213,6 +222,7 @@ static bool as_status(const siginfo_t *info, int *status)
 
 HOOK(int, waitid, (idtype_t type, id_t id, siginfo_t *info, int options))
 {
+    options = without_keeper(type == P_ALL, options);
     siginfo_t own;
     siginfo_t *at = info ? info : &own;
     own.si_pid = 0;

@@ -23,6 +23,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -35,6 +36,7 @@
 
 char nng_launch_path[512];
 _Atomic int nng_launch_middle;
+bool nng_launch_keeper;
 
 /* Runs fn(arg), which must not return, in a clone on the given stack. Pid or -errno. */
 long nng_clone_call(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg)
@@ -141,7 +143,13 @@ static void close_from(unsigned first)
 /* 0 and 1 to /dev/null, 2 as it is (or /dev/null), 3 the journal, nothing else. */
 static bool arrange_fds(int journal_fd)
 {
-    long j = nng_sys3(SYS_fcntl, journal_fd, F_DUPFD, 10);
+    uint64_t limit
+        [2]; /* soft, hard: the program's soft one may leave no room (the monitor raises it too) */
+    if (!nng_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, limit)) {
+        limit[0] = limit[1];
+        nng_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, limit, NULL);
+    }
+    long j = nng_sys3(SYS_fcntl, journal_fd, F_DUPFD, 4);
     bool no_stderr = nng_sys3(SYS_fcntl, 2, F_GETFD, 0) < 0 || journal_fd == 2;
     long null = nng_sys4(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
     if (j < 0)
@@ -242,9 +250,26 @@ static void be_middle(void *arg)
     leave(0);
 }
 
+/* `unshare --pid` without --fork: our first child would be PID 1 of a new namespace, and once that is
+ * gone no fork succeeds any more. It must be the program's own, so this run is recorded only. */
+static bool child_would_be_first(void)
+{
+    static const char children[] = "/proc/self/ns/pid_for_children";
+    char own[48], next[48];
+    struct stat st;
+    long n = nng_sys4(SYS_readlinkat, AT_FDCWD, "/proc/self/ns/pid", own, sizeof own);
+    long m = nng_sys4(SYS_readlinkat, AT_FDCWD, children, next, sizeof next);
+    if (m ==
+        -ENOENT) /* a namespace without any process yet has no name; before 4.12 no such link */
+        return !nng_sys4(SYS_newfstatat, AT_FDCWD, children, &st, AT_SYMLINK_NOFOLLOW);
+    return n > 0 && m > 0 && (m != n || __builtin_memcmp(own, next, (size_t)n));
+}
+
 void nng_launch_monitor(struct nng_journal *j, int journal_fd)
 {
     uint64_t all = ~0ULL;
+    if (child_would_be_first())
+        return;
     if (!find_program()) {
         failed(j);
         return;
@@ -262,7 +287,9 @@ void nng_launch_monitor(struct nng_journal *j, int journal_fd)
                               launch.middle_stack + sizeof launch.middle_stack, be_middle, &launch);
     if (pid < 0)
         failed(j);
-    else if (!launch.stay)
+    else if (launch.stay)
+        nng_launch_keeper = true;
+    else
         atomic_store_explicit(&nng_launch_middle, (int)pid, memory_order_release);
     set_mask(&launch.mask);
 }

@@ -123,6 +123,7 @@ void nng_start_after_fork(void)
     nng_st.pid = pid;
     nng_st.root = false;
     atomic_store_explicit(&nng_launch_middle, 0, memory_order_relaxed); /* the parent's child */
+    nng_launch_keeper = false;
     nng_journal_forked((uint32_t)pid);
     nng_ids_after_fork(pid);
     nng_fails_after_fork();

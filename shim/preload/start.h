@@ -59,6 +59,8 @@ int nng_launch_pid(struct nng_journal *j);
 /* Pid of the process between us and the monitor while it is not collected yet, else 0. */
 extern _Atomic int nng_launch_middle;
 void nng_launch_reap(void);
+/* A process of ours stays our child as long as we live; it has no exit signal. */
+extern bool nng_launch_keeper;
 /* [as-safe] Called by hooks that every program meets soon after its start. */
 static inline void nng_launch_tidy(void)
 {
