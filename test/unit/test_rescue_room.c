@@ -59,6 +59,7 @@ static int begin(void **state)
     static struct nng_journal journal;
     memset(&journal.hdr, 0, sizeof journal.hdr);
     memset(journal.segments, 0, sizeof journal.segments);
+    memset(journal.promises, 0, sizeof journal.promises);
     nng_journal = &journal;
     int r = root_begin(state);
     put_text("/proc/meminfo", "MemTotal:       16777216 kB\nMemFree:          100 kB\n"
@@ -190,6 +191,32 @@ static void test_others_are_taking__counts_while_they_live(void **state)
     assert_true(room(200 * MIB));
 }
 
+static void test_given_and_not_used__counts_but_for_the_file_itself(void **state)
+{
+    (void)state;
+    int64_t r, l;
+    put_text("/proc/self/cgroup", "0::/box\n");
+    v2("/box", "536870912\n", "0\n", "inactive_file 0\n"); /* 448 */
+    nng_promise_add(3, 4711, 200 * MIB, true);
+    nng_promise_add(3, 4711, 300 * MIB, true); /* it has grown: one entry */
+    assert_int_equal(nng_promised_memory(0), 300 * MIB);
+    assert_false(room(200 * MIB));
+    assert_int_equal(room_left, 148 * MIB);
+    assert_true(room(140 * MIB));
+    assert_true(nng_rescue_room(200 * MIB, NULL, 4711, &r, &l));
+    nng_promise_add(4, 4712, 300 * MIB, false); /* of /dev/shm */
+    assert_true(room(140 * MIB));
+}
+
+static void test_given_long_ago_and_out_of_sight__no_longer_counts(void **state)
+{
+    (void)state;
+    uint64_t ticket = nng_promise_add(3, 4711, 300 * MIB, true);
+    nng_journal->promises[ticket % NNG_PROMISES_N].time_ns -= 31000000000u;
+    assert_int_equal(nng_promised_memory(0), 0);
+    assert_int_equal(atomic_load(&nng_journal->promises[ticket % NNG_PROMISES_N].ticket), 0);
+}
+
 static void test_within_a_tenth_of_a_second__what_was_rescued_since_is_taken_off(void **state)
 {
     (void)state;
@@ -226,6 +253,8 @@ int main(void)
         T(test_v1__path_of_the_host_in_a_container__the_mount_is_the_group),
         T(test_long_memory_stat__the_key_lies_beyond_the_first_piece),
         T(test_others_are_taking__counts_while_they_live),
+        T(test_given_and_not_used__counts_but_for_the_file_itself),
+        T(test_given_long_ago_and_out_of_sight__no_longer_counts),
         T(test_within_a_tenth_of_a_second__what_was_rescued_since_is_taken_off),
         T(test_nonsense__is_not_believed),
     };
