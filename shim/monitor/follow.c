@@ -7,6 +7,7 @@
 #include "mon.h"
 
 #include "../journal/append.h"
+#include "../journal/words.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -483,14 +484,19 @@ static int journal_fd_of(int argc, char **argv)
 
 static void settings(void)
 {
-    const char *quiet = getenv("NNGUARD_QUIET");
     const char *stall = getenv("NNGUARD_ON_STALL");
     const char *after = getenv("NNGUARD_STALL_S");
     char *end;
 
-    mon.quiet = quiet && !strcmp(quiet, "1");
+    mon.quiet = nng_word_answer(getenv("NNGUARD_QUIET")) == NNG_SAYS_YES;
     mon.end_on_stall = stall && !strcmp(stall, "end");
     mon.stall_ns = 300 * NNG_SECOND;
+    if (!nng_style_knows_lang())
+        nng_speak_line(&mon, "NNGUARD_LANG knows en, zh and auto: auto is used",
+                       "NNGUARD_LANG 只接受 en、zh 和 auto:使用 auto");
+    if (!nng_style_knows_color())
+        nng_speak_line(&mon, "NNGUARD_COLOR knows auto, always and never: auto is used",
+                       "NNGUARD_COLOR 只接受 auto、always 和 never:使用 auto");
     if (after && *after) {
         unsigned long s = strtoul(after, &end, 10);
         if (!*end && s > 0 && s < 1UL << 31)

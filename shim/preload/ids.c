@@ -86,7 +86,12 @@ bool nng_ids_match(const char *globs, const char *name)
         size_t n = 0;
         while (globs[n] && globs[n] != ',')
             n++;
-        if (n && glob(globs, n, name))
+        size_t from = 0, to = n; /* "a, b": the blank belongs to nobody's name */
+        while (from < to && globs[from] == ' ')
+            from++;
+        while (to > from && globs[to - 1] == ' ')
+            to--;
+        if (to > from && glob(globs + from, to - from, name))
             return true;
         globs += n + (globs[n] == ',');
     }

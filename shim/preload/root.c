@@ -61,18 +61,43 @@ static const char *reason(long err)
 }
 
 /* ---- the folder of all runs --------------------------------------------------------------------- */
-static long make_parents(const char *dir)
+/* What was made of the last path: its components from this length on. */
+static struct {
+    char dir[512];
+    size_t from;
+} made;
+
+static long make_with_parents(const char *dir)
 {
-    char part[512];
-    char *end = nng_fmt_str(part, part + sizeof part, dir);
-    for (char *p = part + 1; p < end; p++) {
-        if (*p != '/')
+    char *end = nng_fmt_str(made.dir, made.dir + sizeof made.dir, dir);
+    long r = -ENOENT;
+    made.from = 0;
+    for (char *p = made.dir + 1; p <= end; p++) {
+        if (p < end && *p != '/')
             continue;
+        bool last = p == end;
         *p = 0;
-        nng_sys3(SYS_mkdirat, AT_FDCWD, part, 0755);
-        *p = '/';
+        r = nng_sys3(SYS_mkdirat, AT_FDCWD, made.dir, last ? 0700 : 0755);
+        if (!r && !made.from)
+            made.from = (size_t)(p - made.dir);
+        if (!last)
+            *p = '/';
     }
-    return nng_sys3(SYS_mkdirat, AT_FDCWD, dir, 0700);
+    return r;
+}
+
+/* What was made in vain goes again, as far as it is empty. */
+static void unmake(void)
+{
+    size_t n = __builtin_strlen(made.dir);
+    while (made.from && n >= made.from) {
+        made.dir[n] = 0;
+        if (nng_sys3(SYS_unlinkat, AT_FDCWD, made.dir, AT_REMOVEDIR))
+            break;
+        while (n > 1 && made.dir[--n] != '/')
+            ;
+    }
+    made.from = 0;
 }
 
 /* Opens the folder, made where it is missing. Its fd, or -1 and *why. */
@@ -80,16 +105,18 @@ static long open_base(const char *dir, uint64_t shm_dev, bool asked, const char 
 {
     struct stat st;
     const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    long fd = nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0), made = -1;
+    long fd = nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0);
+    made.from = 0;
     if (fd == -ENOENT) {
-        made = make_parents(dir);
-        fd = made && made != -EEXIST ? made : nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0);
+        long r = make_with_parents(dir);
+        fd = r && r != -EEXIST ? r : nng_sys4(SYS_openat, AT_FDCWD, dir, how, 0);
     }
     if (fd < 0) {
         bool link = fd == -ENOTDIR &&
                     !nng_sys4(SYS_newfstatat, AT_FDCWD, dir, &st, AT_SYMLINK_NOFOLLOW) &&
                     S_ISLNK(st.st_mode);
         *why = reason(link ? -ELOOP : fd);
+        unmake();
         return -1;
     }
     if (nng_sys2(SYS_fstat, fd, &st))
@@ -103,8 +130,7 @@ static long open_base(const char *dir, uint64_t shm_dev, bool asked, const char 
     else
         return fd;
     nng_sys1(SYS_close, fd);
-    if (!made) /* it was made in vain */
-        nng_sys3(SYS_unlinkat, AT_FDCWD, dir, AT_REMOVEDIR);
+    unmake();
     return -1;
 }
 
@@ -304,9 +330,31 @@ static long try_dir(const char *dir, bool asked, int64_t now, struct nng_journal
             nng_sys1(SYS_close, fd);
         nng_start_remove_run();
     }
+    unmake();
     run_dir[0] = 0;
     *why = reason(r);
     return -1;
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return !nng_sys4(SYS_newfstatat, AT_FDCWD, path, &st, 0) && S_ISDIR(st.st_mode);
+}
+
+/* A home that does not exist is not for us to make. */
+static void state_folder(char *out, size_t size)
+{
+    const char *home = nng_env("HOME"), *state = nng_env("XDG_STATE_HOME");
+    char *end = out + size;
+    size_t n = home ? __builtin_strlen(home) : 0;
+    bool at_home = n > 0 && is_folder(home);
+    if (state && *state) {
+        if (is_folder(state) || (at_home && !__builtin_strncmp(state, home, n) && state[n] == '/'))
+            nng_fmt_str(nng_fmt_str(out, end, state), end, "/nnguard");
+    } else if (at_home) {
+        nng_fmt_str(nng_fmt_str(out, end, home), end, "/.local/state/nnguard");
+    }
 }
 
 /* The i-th folder to try; false: no more. An empty *out: skip it. */
@@ -328,10 +376,7 @@ static bool candidate(unsigned i, char *out, size_t size)
         p = nng_fmt_str(p, end, "/var/tmp");
         break;
     case 3:
-        if ((v = nng_env("XDG_STATE_HOME")) && *v)
-            nng_fmt_str(nng_fmt_str(p, end, v), end, "/nnguard");
-        else if ((v = nng_env("HOME")) && *v)
-            nng_fmt_str(nng_fmt_str(p, end, v), end, "/.local/state/nnguard");
+        state_folder(out, size);
         return true;
     case 4:
         p = nng_fmt_str(p, end, ".");
@@ -381,7 +426,7 @@ static void fill_header(struct nng_journal *j, const struct timespec *real)
     __atomic_store_n(&h->magic, NNG_MAGIC, __ATOMIC_RELEASE); /* last: now it is a journal */
 }
 
-int nng_root_make(const char **path, struct nng_journal **map)
+int nng_root_make(const char **path, struct nng_journal **map, bool speak)
 {
     struct timespec real = {0};
     char dir[320], next[320];
@@ -397,13 +442,15 @@ int nng_root_make(const char **path, struct nng_journal **map)
         if (i == 0 && fd < 0)
             asked_why = why;
     }
-    if (fd >= 0 && asked_why)
+    if (fd >= 0 && asked_why && speak)
         nng_say("NNGUARD_DIR=", nng_env("NNGUARD_DIR"), " cannot be used (", asked_why,
                 "): this run is kept in ", run_dir, NULL);
     if (fd < 0) {
         fd = in_memory(map);
-        nng_say("no folder can be written (last: ", dir, ": ", why, "); ",
-                fd < 0 ? "this run is not guarded" : "the journal is kept in memory only", NULL);
+        if (speak)
+            nng_say("no folder can be written (last: ", dir, ": ", why, "); ",
+                    fd < 0 ? "this run is not guarded" : "the journal is kept in memory only",
+                    NULL);
         journal_path[0] = run_dir[0] = 0;
     }
     if (fd >= 0)

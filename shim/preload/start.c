@@ -8,6 +8,7 @@
  * journal is mapped and closed. Whatever fails, the program runs on, unguarded.
  */
 #include "start.h"
+#include "../journal/words.h"
 #include "rescue.h"
 #include <fcntl.h>
 #include <stdarg.h>
@@ -31,8 +32,7 @@ size_t nng_map_size;
 
 void nng_say(const char *part, ...)
 {
-    const char *quiet = nng_env("NNGUARD_QUIET");
-    if (quiet && *quiet && *quiet != '0')
+    if (nng_word_answer(nng_env("NNGUARD_QUIET")) == NNG_SAYS_YES)
         return;
     char line[896], *end = line + sizeof line - 1;
     char *p = nng_fmt_str(line, end, "nnguard: ");
@@ -50,8 +50,7 @@ static bool wanted(void)
 {
     if (getauxval(AT_SECURE))
         return false;
-    const char *off = nng_env("NNGUARD");
-    if (off && off[0] == '0' && !off[1])
+    if (nng_word_answer(nng_env("NNGUARD")) == NNG_SAYS_NO)
         return false;
     char exe[512];
     const char *path = exe;
@@ -219,11 +218,12 @@ static void name_run(const char *path)
     setenv("NNGUARD_RUN", path, 1);
 }
 
-static bool become_root(void)
+/* `first`: no run is named, so this is the program that the user started, and the one to speak. */
+static bool become_root(bool first)
 {
     const char *path;
     struct nng_journal *j;
-    int fd = nng_root_make(&path, &j);
+    int fd = nng_root_make(&path, &j, first);
     if (fd < 0)
         return false;
     if (!may_write(fd)) {
@@ -244,16 +244,30 @@ static bool become_root(void)
     return true;
 }
 
+/* A word in a setting that is none is said, once. */
+static void check_settings(void)
+{
+    static const struct {
+        const char *name, *then;
+    } yes_no[] = {{"NNGUARD", "on"}, {"NNGUARD_QUIET", "not quiet"}, {"NNGUARD_MONITOR", "on"}};
+    for (unsigned i = 0; i < sizeof yes_no / sizeof *yes_no; i++)
+        if (nng_word_answer(nng_env(yes_no[i].name)) == NNG_SAYS_WHAT)
+            nng_say(yes_no[i].name, " knows 0 and 1 (or no and yes): it is ", yes_no[i].then, NULL);
+}
+
 __attribute__((constructor)) static void start(void)
 {
     int e = errno;
     nng_bind();
     if (wanted()) {
-        const char *run = nng_env("NNGUARD_RUN"), *monitor = nng_env("NNGUARD_MONITOR");
+        const char *run = nng_env("NNGUARD_RUN");
+        bool first = !(run && *run);
         nng_ids_init();
         nng_st.pid = nng_me.pid;
-        nng_st.monitor_wanted = !(monitor && monitor[0] == '0' && !monitor[1]);
-        if ((run && *run && join(run)) || become_root()) {
+        nng_st.monitor_wanted = nng_word_answer(nng_env("NNGUARD_MONITOR")) != NNG_SAYS_NO;
+        if (first)
+            check_settings();
+        if ((!first && join(run)) || become_root(first)) {
             if (__register_atfork)
                 __register_atfork(NULL, NULL, nng_start_after_fork, NULL);
             nng_rescue_init();

@@ -47,7 +47,7 @@ extern const char *nng_library_path;
 /* ---- root.c ------------------------------------------------------------------------------------ */
 /* Make folder and journal, map it, fill the header. Returns its fd (close-on-exec; close it soon) or
  * -errno. *path: the journal's path, "" for a memfd. Says one line where a folder had to be skipped. */
-int nng_root_make(const char **path, struct nng_journal **map);
+int nng_root_make(const char **path, struct nng_journal **map, bool speak);
 /* Inode number's device of /dev/shm, 0 none. */
 uint64_t nng_root_shm_dev(void);
 

@@ -78,6 +78,9 @@ struct nng_style {
 /* Style from NNGUARD_LANG, NNGUARD_COLOR, LC_ALL, LC_MESSAGES, LANG, NO_COLOR, TERM and whether fd
  * is a terminal. Plain getenv, no setlocale. */
 void nng_style_from_env(struct nng_style *s, int fd);
+/* False: the setting holds a word that it does not know. */
+bool nng_style_knows_color(void);
+bool nng_style_knows_lang(void);
 
 /* Each writes at most NNG_BLOCK_MAX bytes of whole lines, each starting with "nnguard: ", returns
  * the length. Text is never cut inside a UTF-8 character. */

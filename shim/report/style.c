@@ -3,6 +3,7 @@
  * Language, colour and character set, from the environment alone: a static program must not call
  * setlocale (it would look for locale archives and iconv modules).
  */
+#include "../journal/words.h"
 #include "part.h"
 
 #include <stdlib.h>
@@ -40,12 +41,25 @@ static bool locale_utf8(void)
 static bool want_color(int fd)
 {
     const char *v = env("NNGUARD_COLOR");
-    if (v && !strcmp(v, "always"))
+    if (v && (nng_word_is(v, "always") || nng_word_answer(v) == NNG_SAYS_YES))
         return true;
-    if (v && !strcmp(v, "never"))
+    if (v && nng_word_answer(v) == NNG_SAYS_NO)
         return false;
     const char *term = env("TERM");
     return !env("NO_COLOR") && term && strcmp(term, "dumb") && fd >= 0 && isatty(fd);
+}
+
+bool nng_style_knows_color(void)
+{
+    const char *v = env("NNGUARD_COLOR");
+    return !v || nng_word_is(v, "always") || nng_word_is(v, "auto") ||
+           nng_word_answer(v) != NNG_SAYS_WHAT;
+}
+
+bool nng_style_knows_lang(void)
+{
+    const char *v = env("NNGUARD_LANG");
+    return !v || nng_word_is(v, "auto") || !strncasecmp(v, "zh", 2) || !strncasecmp(v, "en", 2);
 }
 
 void nng_style_from_env(struct nng_style *s, int fd)

@@ -199,3 +199,93 @@ def test_a_pool_that_is_made_first_and_filled_later(guard, mounts):
     assert r.rc == -signal.SIGBUS, str(r)
     assert "no worker" not in screen(r) and "1 processes" not in screen(r), str(r)
     assert "filled" in execute(in_shm(advised(r), cmd), clean_env()).out, str(r)
+
+
+# ---- settings in people's words ----------------------------------------------------------------------
+CRASH = [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
+QUIET = [sys.executable, "-c", "import os; print(os.environ.get('NNGUARD_RUN'))"]
+
+
+@pytest.mark.parametrize("word", ["0", "off", "no", "false", "OFF", "False", "none"])
+def test_off_in_any_word(guard, word):
+    r = guard.guarded(QUIET, env={"NNGUARD": word})
+    assert r.out == "None\n" and not r.err and not r.runs, str(r)
+
+
+@pytest.mark.parametrize("word", ["1", "on", "yes", "true", ""])
+def test_on_in_any_word(guard, word):
+    r = guard.guarded(QUIET, env={"NNGUARD": word})
+    assert "/journal" in r.out and not r.err, str(r)
+
+
+@pytest.mark.parametrize("word", ["1", "yes", "true", "on", "2"])
+def test_quiet_in_any_word(guard, word):
+    r = guard.guarded(CRASH, env={"NNGUARD_QUIET": word})
+    assert not r.lines and r.incidents, str(r)
+
+
+@pytest.mark.parametrize("word", ["0", "off", "no", "false"])
+def test_no_monitor_in_any_word(guard, word):
+    r = guard.guarded(CRASH, env={"NNGUARD_MONITOR": word})
+    assert not r.reports and len(r.runs) == 1, str(r)
+
+
+@pytest.mark.parametrize("word,coloured", [("yes", True), ("always", True), ("1", True),
+                                           ("no", False), ("never", False), ("auto", False)])
+def test_colour_in_any_word(guard, word, coloured):
+    r = guard.guarded(CRASH, env={"NNGUARD_COLOR": word})
+    assert ("\x1b[" in r.err) == coloured and "NNGUARD_COLOR" not in r.err, str(r)
+
+
+@pytest.mark.parametrize("name", ["NNGUARD", "NNGUARD_QUIET", "NNGUARD_MONITOR", "NNGUARD_COLOR",
+                                  "NNGUARD_LANG"])
+def test_a_word_that_is_none_is_said_once(guard, name):
+    script = ("import os, subprocess, sys\n"
+              "for i in range(2): subprocess.run([sys.executable, '-c', 'pass'])\n"
+              "if os.fork() == 0: os._exit(0)\nos.wait()\n")
+    r = guard.guarded([sys.executable, "-c", script], env={name: "fr"})
+    assert [name + " knows" in line for line in r.lines] == [True] and r.rc == 0, str(r)
+
+
+def test_blanks_between_globs(guard):
+    r = guard.guarded(["bash", "-c", "echo $NNGUARD_RUN"], env={"NNGUARD_MATCH": "xx, bash , zz"})
+    assert "/journal" in r.out, str(r)
+
+
+# ---- folders -----------------------------------------------------------------------------------------
+def test_a_home_that_does_not_exist_is_not_made(guard, mounts, tmp_path):
+    script = 'mount -t tmpfs -o ro none /tmp; mount -t tmpfs -o ro none /var/tmp; exec "$@"'
+    home, here = f"{guard.base}/no/such/home", f"{guard.base}/here"
+    os.mkdir(here)
+    env = clean_env({"HOME": home, "NNGUARD_LANG": "en"})
+    lib = guard.lib
+    if lib.startswith("/tmp/"):
+        pytest.skip("the build lies in /tmp")
+    keep = f'mkdir -p /run/nng-told-$$; mount --bind "{guard.base}" /run/nng-told-$$; '
+    r = execute(["unshare", "-m", "sh", "-c",
+                 keep + 'cd /run/nng-told-$$/here; export HOME=/run/nng-told-$$/no/such/home; ' + script,
+                 "sh", "env", f"LD_PRELOAD={lib}", SYSTEM_PYTHON, "-c", "pass"], env)
+    for name in os.listdir("/run"):
+        if name.startswith("nng-told-"):
+            os.rmdir("/run/" + name)
+    assert r.rc == 0 and not os.path.exists(f"{guard.base}/no"), str(r)
+
+
+def test_no_folder_is_left_where_nothing_can_be_kept(guard, mounts):
+    """Room for folders, none for a journal: the folders that were made in vain go again."""
+    script = ('mount -t tmpfs -o size=64k none /tmp; mount -t tmpfs -o size=64k none /var/tmp; '
+              'mount -t tmpfs -o size=64k none /mnt; cd /mnt; export HOME=/mnt/none; "$@"; sleep .3; '
+              'find /tmp /var/tmp /mnt -mindepth 1')
+    r = execute(["unshare", "-m", "sh", "-c", script, "sh", "env", f"LD_PRELOAD={guard.lib}",
+                 SYSTEM_PYTHON, "-c", "pass"], clean_env())
+    assert "nnguard" not in r.out, str(r)
+
+
+def test_children_of_another_user_say_nothing_of_the_folder(guard):
+    script = ("import subprocess\n"
+              "for i in range(3): subprocess.run(['/usr/bin/python3', '-c', 'pass'], user=65533, "
+              "group=65533, extra_groups=[])\n")
+    r = guard.guarded([sys.executable, "-c", script])
+    with_nothing = [line for line in r.lines]
+    subprocess.run(["rmdir", "/tmp/nnguard-65533"], stderr=subprocess.DEVNULL)
+    assert r.rc == 0 and not with_nothing, str(r)
