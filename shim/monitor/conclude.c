@@ -183,7 +183,9 @@ static bool went_on(const struct nng_mon *m, const struct nng_incident *i,
 static int chain_root(struct nng_mon *m)
 {
     struct nng_run *r = &m->run;
-    bool bad = !r->end_boot_ns || !r->exit.known || r->exit.signal || r->exit.code;
+    const struct nng_tracked *root = m->model.root;
+    bool bad = !r->end_boot_ns || r->exit.signal || r->exit.code ||
+               (!r->exit.known && !(root && (root->execed || !root->python)));
     int best = -1, different = 0;
 
     if (!bad || r->n_incidents == 0)
@@ -291,7 +293,7 @@ void nng_judge_conclude(struct nng_mon *m)
     struct nng_run *r = &m->run;
     struct nng_tracked *root = m->model.root;
 
-    if (root && root->status.known)
+    if (root && root->status.known && !(m->live && !strcmp(root->status.source, NNG_NO_RECORD)))
         r->exit = root->status;
     r->root_doubtful = false;
     r->root = failed_by_itself(m, root) ? -1 : chain_root(m);

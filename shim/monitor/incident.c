@@ -78,10 +78,35 @@ int nng_incident_tell(struct nng_mon *m, struct nng_tracked *t)
     return k;
 }
 
+/* A signal that nobody saw: no cause can be sure of what only the absence of a record tells. */
+static void cap_inferred(bool live)
+{
+    struct nng_verdict *v = &scratch_verdict;
+
+    if (!scratch.status.inferred || strcmp(scratch.status.source, NNG_NO_RECORD) != 0)
+        return;
+    if (v->confidence > NNG_LIKELY)
+        v->confidence = NNG_LIKELY;
+    if (nng_incident_is("killed_unknown")) {
+        nng_v_why(v, "ended without a record of it, most likely killed (SIGKILL)",
+                  "结束时没有留下记录,很可能被杀死(SIGKILL)");
+        nng_v_short(v, "a process ended without a record of it, most likely killed (SIGKILL)",
+                    "有进程结束时没有留下记录,很可能被杀死(SIGKILL)");
+    }
+    if (live)
+        memset(&scratch.status, 0, sizeof scratch.status); /* nobody saw it: null in the report */
+    nng_v_doubt(v,
+                "the signal is inferred: it left no record of its end, as SIGKILL would; "
+                "a signal that Python does not handle (SIGALRM, SIGUSR1) ends so too",
+                "信号是推断的:它没有留下结束记录,如同 SIGKILL;Python 不处理的信号 "
+                "(SIGALRM、SIGUSR1) 也会如此");
+}
+
 void nng_incident_weigh(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind)
 {
     nng_gather(m, t, kind, &scratch);
     nng_causes_decide(&scratch, &scratch_verdict);
+    cap_inferred(m->live);
     for (int k = 0; k < m->run.n_incidents; k++)
         scratch.same_before += !strcmp(m->run.incident[k].verdict.cause, scratch_verdict.cause);
 }

@@ -264,6 +264,14 @@ static int worker_is_incident(struct nng_mon *m, struct nng_tracked *t)
         }
         return postpone(t, WAIT_OTHERS) ? -1 : 1;
     }
+    if (sig == SIGQUIT) { /* Ctrl-\\ goes to the whole foreground group */
+        const struct nng_tracked *r = m->model.root;
+        if (r && r->dead && r->status.signal == SIGQUIT) {
+            silent(t, NNG_WHY_INTERRUPT, 0);
+            return 0;
+        }
+        return postpone(t, WAIT_OTHERS) ? -1 : 1;
+    }
     if (sig == SIGKILL) {
         if (postpone(t, WAIT_KILLS))
             return -1;
@@ -323,7 +331,9 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
     m->root_judged = true;
     t->judged = true;
     t->judge_at = 0;
-    if (m->ending || sig == SIGINT || (!sig && t->status.code == 130)) {
+    /* Ctrl-C and Ctrl-\\: a person's will */
+    if (m->ending || sig == SIGINT || (sig == SIGQUIT && t->n_kills == 0) ||
+        (!sig && t->status.code == 130)) {
         t->why = m->ending ? NNG_WHY_MONITOR : NNG_WHY_INTERRUPT;
         return;
     }
@@ -336,8 +346,8 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
         nng_incident_tell(m, t);
         return;
     }
-    if (t->status.code == 0)
-        return;
+    if (!t->status.known || t->status.code == 0)
+        return; /* nothing tells that it ended badly */
     nng_told_by_trainer(m, t);
     if (after_an_incident(m, nng_mon_now()))
         return;
@@ -367,16 +377,21 @@ void nng_judge_root_leaving(struct nng_mon *m)
 }
 
 /* ---- entry points ----------------------------------------------------------------------------- */
+/* A Python trainer leaves a record of an exit and of every signal that usually ends one; without any, a
+ * kill is left, unless one of the run sent it something else. A program that it became by exec, or that is
+ * not Python, leaves none whatever its end was. */
 static void infer_status(struct nng_mon *m, struct nng_tracked *t)
 {
     if (t->status.known)
         return;
     if (!nng_model_own_status(t, &t->status)) {
-        if (t != m->model.root)
+        if (t != m->model.root || t->execed || (m->live && !t->python))
             return;
-        /* no exit(), no _exit(), no caught signal: what is left is a kill */
+        for (int i = 0; i < t->n_kills; i++)
+            if (t->kills[i].signal != SIGKILL && t->kills[i].time_ns + NNG_SECOND > t->death_ns)
+                return;
         t->status.signal = SIGKILL;
-        snprintf(t->status.source, sizeof t->status.source, "it left no record of an exit");
+        snprintf(t->status.source, sizeof t->status.source, "%s", NNG_NO_RECORD);
     }
     t->status.known = t->status.inferred = true;
 }

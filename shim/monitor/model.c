@@ -235,8 +235,13 @@ static struct nng_tracked *on_exec(struct nng_model *m, const struct nng_got *g)
         m->started[m->n_started++ % NNG_M_WAITS] = (int)g->rec.pid;
     if (g->rec.flags & NNG_RF_VFORK)
         nng_model_moment(m, g->rec.time_ns, "helper started: pid %u %s", g->rec.pid, g->text);
-    if (!t || (g->rec.flags & NNG_RF_VFORK) || t->pid == m->root_pid)
+    if (!t || (g->rec.flags & NNG_RF_VFORK))
         return NULL;
+    if (t->pid ==
+        m->root_pid) { /* it stays the trainer, but leaves no record of its end any more */
+        t->execed = true;
+        return NULL;
+    }
     /* It says so before it execs, and a short-lived tool's death may be told first: the record is of the
      * dead one unless the number has been given away, and then it would have a birth of its own. */
     if (t->dead && (t->judged || g->rec.time_ns < t->birth_ns))

@@ -135,6 +135,8 @@ int nng_same_find(const struct nng_run *r, const struct nng_evidence *ev,
                   const struct nng_verdict *v);
 
 /* judge.c */
+#define NNG_NO_RECORD                                                                              \
+    "it left no record of an exit" /* source of a status that is inferred from that */
 /* Something is new about t: judge it if the time has come. */
 void nng_judge(struct nng_mon *m, struct nng_tracked *t);
 /* Judge whatever was postponed and is due; `all`: now, without waiting longer. */

@@ -16,7 +16,7 @@ static enum ending ending_of(const struct nng_run *r)
 {
     if (!r->exit.known)
         return ENDED_BADLY;
-    if (r->exit.signal == 2 || (!r->exit.signal && r->exit.code == 130))
+    if (r->exit.signal == 2 || r->exit.signal == 3 || (!r->exit.signal && r->exit.code == 130))
         return ENDED_BY_PERSON;
     return r->exit.signal || r->exit.code ? ENDED_BADLY : ENDED_WELL;
 }
