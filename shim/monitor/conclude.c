@@ -49,7 +49,7 @@ static bool ended_by_own(const struct nng_run *r, int last)
 {
     const struct nng_incident *end = &r->incident[last];
 
-    if (end->ev.who.role != NNG_ROLE_TRAINER || end->ev.kind != NNG_K_DEATH ||
+    if (end->ev.who.role != NNG_ROLE_TRAINER || end->ev.kind == NNG_K_STALL ||
         !strcmp(end->verdict.cause, "killed_unknown") ||
         /* C++ ends so when a peer's death breaks its pipe: rather a consequence */
         !strcmp(end->verdict.cause, "worker_abort"))
@@ -219,7 +219,7 @@ static int chain_root(struct nng_mon *m)
 
 /* Words by which trainers and libraries speak of a worker that is gone. "process" alone is not among them:
  * people process label maps. */
-static bool speaks_of_workers(const char *text)
+bool nng_judge_of_workers(const char *text)
 {
     static const char *const words[] = {
         "worker",        "Worker",        "no longer alive", "died",        "is dead",
@@ -254,7 +254,7 @@ static bool hands_on(struct nng_mon *m, const struct nng_tracked *root)
         while (n > 0 && strchr("\n ", tail[n - 1]))
             tail[--n] = '\0';
         line = strrchr(tail, '\n');
-        of_workers = speaks_of_workers(line ? line + 1 : tail);
+        of_workers = nng_judge_of_workers(line ? line + 1 : tail);
     }
     free(tail);
     return of_workers;
@@ -285,7 +285,7 @@ static bool failed_by_itself(struct nng_mon *m, const struct nng_tracked *root)
     if (root->left_ns < last + NNG_SECOND / 2 && !witnesses)
         return false;
     return !nng_judge_is_aftermath(&tb) && strcmp(tb.type, "TimeoutError") != 0 &&
-           strcmp(tb.type, "Empty") != 0 && !speaks_of_workers(tb.message);
+           strcmp(tb.type, "Empty") != 0 && !nng_judge_of_workers(tb.message);
 }
 
 void nng_judge_conclude(struct nng_mon *m)

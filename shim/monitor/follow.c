@@ -149,6 +149,20 @@ static void died(struct nng_tracked *t)
         mon.root_dead = true;
     if (t->pidfd >= 0) {
         epoll_ctl(epoll_fd, EPOLL_CTL_DEL, t->pidfd, NULL);
+        if (nng_status_final(&t->status) || t->judged) {
+            close(t->pidfd);
+            t->pidfd = -1;
+        } /* else it tells the status once its parent has reaped it */
+    }
+}
+
+static void learn_late(struct nng_tracked *t)
+{
+    if (!t->dead || t->pidfd < 0 || !t->death_seen_ns)
+        return;
+    if (!t->judged)
+        learn_status(t);
+    if (nng_status_final(&t->status) || t->judged) {
         close(t->pidfd);
         t->pidfd = -1;
     }
@@ -304,9 +318,11 @@ static void take_in(bool final)
 
 static void judge_dead(void)
 {
-    for (size_t i = 0; i < mon.model.n; i++)
+    for (size_t i = 0; i < mon.model.n; i++) {
+        learn_late(mon.model.t[i]);
         if (mon.model.t[i]->dead && !mon.model.t[i]->judged)
             nng_judge(&mon, mon.model.t[i]);
+    }
     nng_judge_due(&mon, false);
 }
 

@@ -168,7 +168,7 @@ void nng_gather(struct nng_mon *m, struct nng_tracked *t, enum nng_kind kind,
     who(m, t, ev);
     entry(m, t, ev);
     /* A death's own time comes from the dying process where it left one. */
-    when = t->signalled ? t->signalled_ns : t->left ? t->left_ns : t->death_ns;
+    when = nng_model_signal_ended(t) ? t->signalled_ns : t->left ? t->left_ns : t->death_ns;
     if (kind == NNG_K_STALL && t->n_fails)
         when = t->fails[(t->n_fails - 1) % NNG_T_FAILS].time_ns;
     ev->time_ns = when ? when : nng_mon_now();

@@ -79,7 +79,7 @@ int nng_incident_tell(struct nng_mon *m, struct nng_tracked *t)
 }
 
 /* A signal that nobody saw: no cause can be sure of what only the absence of a record tells. */
-static void cap_inferred(bool live)
+static void cap_inferred(const struct nng_mon *m)
 {
     struct nng_verdict *v = &scratch_verdict;
 
@@ -87,13 +87,21 @@ static void cap_inferred(bool live)
         return;
     if (v->confidence > NNG_LIKELY)
         v->confidence = NNG_LIKELY;
-    if (nng_incident_is("killed_unknown")) {
+    if (m->rebooted && nng_incident_is("killed_unknown")) {
+        v->cause = "unknown";
+        v->n_fix = v->n_proof = 0;
+        nng_v_why(v,
+                  "it left no record of its end; its machine may have gone down, it has been "
+                  "started since",
+                  "它没有留下结束记录;它所在的机器可能已停机,此后重新启动过");
+        v->short_why = v->why;
+    } else if (nng_incident_is("killed_unknown")) {
         nng_v_why(v, "ended without a record of it, most likely killed (SIGKILL)",
                   "结束时没有留下记录,很可能被杀死(SIGKILL)");
         nng_v_short(v, "a process ended without a record of it, most likely killed (SIGKILL)",
                     "有进程结束时没有留下记录,很可能被杀死(SIGKILL)");
     }
-    if (live)
+    if (m->live || m->rebooted)
         memset(&scratch.status, 0, sizeof scratch.status); /* nobody saw it: null in the report */
     nng_v_doubt(v,
                 "the signal is inferred: it left no record of its end, as SIGKILL would; "
@@ -106,7 +114,7 @@ void nng_incident_weigh(struct nng_mon *m, struct nng_tracked *t, enum nng_kind 
 {
     nng_gather(m, t, kind, &scratch);
     nng_causes_decide(&scratch, &scratch_verdict);
-    cap_inferred(m->live);
+    cap_inferred(m);
     for (int k = 0; k < m->run.n_incidents; k++)
         scratch.same_before += !strcmp(m->run.incident[k].verdict.cause, scratch_verdict.cause);
 }

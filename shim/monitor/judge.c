@@ -323,6 +323,14 @@ static bool sent_itself(const struct nng_tracked *t, int sig)
     return t->signalled == sig && t->signal_sender == t->pid;
 }
 
+static bool told_before(const struct nng_mon *m)
+{
+    for (int k = 0; k < m->run.n_incidents; k++)
+        if (nng_incident_is(m->run.incident[k].verdict.cause))
+            return true;
+    return false;
+}
+
 static void judge_root(struct nng_mon *m, struct nng_tracked *t)
 {
     struct nng_traceback tb = {0};
@@ -349,9 +357,17 @@ static void judge_root(struct nng_mon *m, struct nng_tracked *t)
     if (!t->status.known || t->status.code == 0)
         return; /* nothing tells that it ended badly */
     nng_told_by_trainer(m, t);
-    if (after_an_incident(m, nng_mon_now()))
+    bool has = nng_judge_traceback(m, t, &tb);
+    if (after_an_incident(m, nng_mon_now())) {
+        /* mostly what that one led to; but a tolerated death excuses no full disk five seconds later */
+        if (!has || !tb.last || nng_judge_is_aftermath(&tb) || nng_judge_of_workers(tb.message))
+            return;
+        nng_incident_weigh(m, t, NNG_K_FAILURE);
+        if (known_failure() && !told_before(m))
+            nng_incident_tell(m, t);
         return;
-    if (nng_judge_traceback(m, t, &tb) && tb.keyboard) {
+    }
+    if (has && tb.keyboard) {
         t->why = NNG_WHY_INTERRUPT;
         return;
     }
@@ -377,6 +393,19 @@ void nng_judge_root_leaving(struct nng_mon *m)
 }
 
 /* ---- entry points ----------------------------------------------------------------------------- */
+/* A process of the run, or t itself, sent it a signal right before it was gone. */
+static int sent_shortly_before(const struct nng_tracked *t)
+{
+    for (int i = t->n_kills; i-- > 0;) {
+        const struct nng_killrec *k = &t->kills[i];
+        bool harmless = k->signal == SIGCHLD || k->signal == SIGCONT || k->signal == SIGURG ||
+                        k->signal == SIGWINCH || k->signal == SIGSTOP || k->signal == SIGTSTP;
+        if (!harmless && k->time_ns <= t->death_ns && k->time_ns + NNG_SECOND > t->death_ns)
+            return k->signal;
+    }
+    return 0;
+}
+
 /* A Python trainer leaves a record of an exit and of every signal that usually ends one; without any, a
  * kill is left, unless one of the run sent it something else. A program that it became by exec, or that is
  * not Python, leaves none whatever its end was. */
@@ -385,11 +414,17 @@ static void infer_status(struct nng_mon *m, struct nng_tracked *t)
     if (t->status.known)
         return;
     if (!nng_model_own_status(t, &t->status)) {
-        if (t != m->model.root || t->execed || (m->live && !t->python))
+        if (t != m->model.root)
             return;
-        for (int i = 0; i < t->n_kills; i++)
-            if (t->kills[i].signal != SIGKILL && t->kills[i].time_ns + NNG_SECOND > t->death_ns)
-                return;
+        int sig = sent_shortly_before(t);
+        if (!sig && (t->execed || (m->live && !t->python)))
+            return;
+        if (sig) {
+            t->status.signal = sig;
+            snprintf(t->status.source, sizeof t->status.source, "a signal of this run to it");
+            t->status.known = t->status.inferred = true;
+            return;
+        }
         t->status.signal = SIGKILL;
         snprintf(t->status.source, sizeof t->status.source, "%s", NNG_NO_RECORD);
     }

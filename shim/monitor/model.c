@@ -20,9 +20,17 @@ bool nng_status_final(const struct nng_status *s)
     return s->known && !s->inferred && strcmp(s->source, "its own record") != 0;
 }
 
+/* A handler may have jumped out of a signal (a probe of the processor by SIGILL and siglongjmp): unless
+ * the default action was next, it counts only shortly before the death. */
+bool nng_model_signal_ended(const struct nng_tracked *t)
+{
+    return t->signalled && (t->held || !t->dead || !t->death_ns ||
+                            t->death_ns <= t->signalled_ns + SECOND + SECOND / 2);
+}
+
 bool nng_model_own_status(const struct nng_tracked *t, struct nng_status *s)
 {
-    if (!t->left && !t->signalled)
+    if (!t->left && !nng_model_signal_ended(t))
         return false;
     if (t->left)
         s->code = t->left_code;
@@ -196,6 +204,10 @@ static struct nng_tracked *on_birth(struct nng_model *m, const struct nng_view *
         t->python = p->python != 0;
     }
     free(p);
+    if (m->live && !t->cmdline[0]) { /* more processes than the journal has entries for */
+        nng_proc_cmdline(t->pid, t->cmdline, sizeof t->cmdline);
+        t->python |= strstr(t->cmdline, "python") != NULL;
+    }
     nng_roles_assign(m, t);
     nng_model_moment(m, r->time_ns, "%s started: pid %d (%s), parent %d",
                      t->role == NNG_ROLE_TRAINER  ? "trainer"

@@ -103,6 +103,8 @@ bool nng_status_final(const struct nng_status *s);
 /* What t itself left of its end (a good-bye with a code, else a signal that arrived) into *s. False: it
  * left nothing. `inferred` unless it was held with the default action next. */
 bool nng_model_own_status(const struct nng_tracked *t, struct nng_status *s);
+/* Is the signal that arrived last what ended t? */
+bool nng_model_signal_ended(const struct nng_tracked *t);
 void nng_model_init(struct nng_model *m, int root_pid);
 void nng_model_free(struct nng_model *m);
 /* Newest entry with this pid, or NULL. */

@@ -63,6 +63,8 @@ struct nng_pids_watched { /* a pids cgroup in which processes of the run live */
 
 struct nng_mon {
     bool live; /* false: post-mortem, nothing outside the journal may be looked at */
+    bool
+        rebooted; /* post-mortem: the machine has been started anew since, or it is another one's */
     struct nng_view view;
     struct nng_cursor events;
     struct nng_model model;
@@ -152,6 +154,8 @@ void nng_judge_root_leaving(struct nng_mon *m);
 bool nng_judge_tail(struct nng_mon *m, const struct nng_tracked *t, char *out);
 /* The last traceback in what t printed; false: there is none. */
 bool nng_judge_traceback(struct nng_mon *m, const struct nng_tracked *t, struct nng_traceback *tb);
+/* Does a message speak of workers, so that it may be what the trainer says of a lost one? */
+bool nng_judge_of_workers(const char *message);
 /* Broken pipes and the like: words of one who lost somebody else. */
 bool nng_judge_is_aftermath(const struct nng_traceback *tb);
 

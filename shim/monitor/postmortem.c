@@ -20,19 +20,21 @@
 
 #define LOOK_BACK (7 * 24 * 3600) /* seconds: older silent ends are no news */
 
-static bool is_followed(int fd)
+enum life { DEAD, LIVES, CANNOT_TELL };
+
+/* On some network file systems a lock cannot be tried (EBADF on a file that is open for reading, ENOLCK,
+ * ENOSYS): that says nothing. */
+static enum life followed(int fd)
 {
     if (flock(fd, LOCK_EX | LOCK_NB))
-        return errno == EWOULDBLOCK;
+        return errno == EWOULDBLOCK ? LIVES : CANNOT_TELL;
     flock(fd, LOCK_UN);
-    return false;
+    return DEAD;
 }
 
-static bool root_lives(const struct nng_header *h)
+static bool same_boot(const struct nng_header *h)
 {
     char boot[40] = "";
-    struct stat ns;
-    struct nng_pstat st;
     FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
 
     if (f) {
@@ -40,14 +42,33 @@ static bool root_lives(const struct nng_header *h)
             boot[strcspn(boot, "\n")] = '\0';
         fclose(f);
     }
-    return !strcmp(boot, h->boot_id) && !stat("/proc/self/ns/pid", &ns) && ns.st_ino == h->pidns &&
+    return !strcmp(boot, h->boot_id);
+}
+
+static bool root_lives(const struct nng_header *h)
+{
+    struct stat ns;
+    struct nng_pstat st;
+
+    return same_boot(h) && !stat("/proc/self/ns/pid", &ns) && ns.st_ino == h->pidns &&
            !nng_proc_stat((int)h->root_pid, &st) && st.start_ticks == h->root_start_ticks &&
            st.state != 'Z';
 }
 
 bool nng_run_lives(const struct nng_view *v)
 {
-    return root_lives(&v->hdr) || is_followed(v->fd);
+    return root_lives(&v->hdr) || followed(v->fd) == LIVES;
+}
+
+/* Only where that is sure is a run of others told of, and marked so. */
+static bool surely_over(const struct nng_view *v)
+{
+    char host[64] = "";
+
+    gethostname(host, sizeof host - 1);
+    if (!same_boot(&v->hdr) && strncmp(host, v->hdr.host, sizeof host - 1) != 0)
+        return false; /* another machine's, on a shared file system where locks may be local */
+    return !root_lives(&v->hdr) && followed(v->fd) == DEAD;
 }
 
 static void feed(struct nng_mon *m)
@@ -93,7 +114,9 @@ static void judge_the_dead(struct nng_mon *m)
     memcpy(t, m->model.t, n * sizeof(struct nng_tracked *));
     for (size_t i = 0; i < n; i++) {
         struct nng_tracked *p = t[i];
-        if (!p->dead && (p->left || p->signalled)) {
+        bool by_signal =
+            p->signalled && (p->held || m->run.end_boot_ns <= p->signalled_ns + NNG_SECOND);
+        if (!p->dead && (p->left || by_signal)) {
             p->dead = true;
             p->death_ns = p->left ? p->left_ns : p->signalled_ns;
         }
@@ -131,6 +154,7 @@ int nng_monitor_postmortem(const char *run_dir, struct nng_run *out)
         goto close;
     }
     m->err_fd = -1;
+    m->rebooted = !same_boot(&m->view.hdr);
     nng_mon_run_init(m);
     /* the folder may have been moved since; where it lies now is what the reader can open */
     snprintf(m->run.dir, sizeof m->run.dir, "%s", run_dir);
@@ -185,7 +209,7 @@ static bool tell_of(struct nng_mon *m, const char *dir)
     if (stat(path, &st) || st.st_uid != getuid() || time(NULL) - st.st_mtime > LOOK_BACK ||
         nng_view_open(&v, path, -1, true))
         return false;
-    bool over = !nng_run_lives(&v);
+    bool over = surely_over(&v);
     nng_view_close(&v);
     /* read again: its monitor may have finished, and removed the run, between the two looks */
     if (!over || nng_view_open(&v, path, -1, true))

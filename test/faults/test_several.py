@@ -4,7 +4,6 @@ is put down to the one that the trainer ended by."""
 import os
 import sys
 
-
 HEAD = "import ctypes, multiprocessing as mp, os, sys, time\n"
 
 
@@ -71,3 +70,18 @@ if __name__ == "__main__":
     assert r.report["root"] == 0, str(r)
     end = [line for line in r.err.splitlines() if line.startswith("nnguard: ")][-4:]
     assert any(line.startswith("nnguard: likely") for line in end), str(r)
+
+
+def test_full_disk_after_a_tolerated_exit(guard, mounts):
+    path = os.path.join(guard.base, "full.py")
+    with open(path, "w", encoding="ascii") as f:
+        f.write(HEAD + """
+def a(): os._exit(7)
+if __name__ == "__main__":
+    p = mp.Process(target=a); p.start(); p.join(); time.sleep(2)
+    open("/mnt/x", "wb").write(b"x" * (4 << 20))
+""")
+    r = guard.guarded([sys.executable, path], wrap=lambda cmd: [
+        "unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m none /mnt; exec "$@"', "sh", *cmd])
+    assert [i["cause"] for i in r.report["incidents"]] == ["worker_exit", "disk_full"], str(r)
+    assert r.report["root"] == 1, str(r)
