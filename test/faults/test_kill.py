@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Killed: by a sibling, from outside, by nobody that can be seen; the trainer too; and the endings
 that a person wants."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -195,7 +196,8 @@ def test_everything_killed_together(guard, pids):
         for pid in targets:
             os.kill(pid, signal.SIGSTOP)
         for pid in targets:
-            os.kill(pid, KILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, KILL)
     r = guard.guarded(victim("--pids", pids, "--ready", "idle"), during=during, directory=directory)
     assert r.rc == -KILL and len(r.runs) == 1, str(r)
     assert os.path.exists(os.path.join(r.runs[0], "journal"))
@@ -218,7 +220,8 @@ def test_the_next_run_tells_of_it(guard, pids):
         assert wait_until(lambda: "READY" in result.peek_out(), 20)
         time.sleep(0.2)
         for pid in {process.pid, *descendants(process.pid), *[p for p, _ in leftovers(directory)]}:
-            os.kill(pid, KILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended with the root
+                os.kill(pid, KILL)
     guard.guarded(victim("--ready", "idle"), during=during, directory=directory)
     wait_until(lambda: not leftovers(directory), 5)
     shown = guard.nnguard("report", directory=directory)
