@@ -129,6 +129,23 @@ static bool repair_own(int sig, const siginfo_t *si)
     return got == (long)nng_map_base;
 }
 
+/* A sandbox of the program's own traps a system call that only we make: for us it is one that the kernel
+ * does not have. Also what this handler itself calls, which would trap again for ever. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char _DYNAMIC[] __attribute__((visibility("hidden"))); /* lies behind all code */
+static bool refuse_own(int sig, const siginfo_t *si, ucontext_t *uc)
+{
+    const char *at = si->si_call_addr;
+    if (sig != SIGSYS || !by_kernel(si) || at < __ehdr_start || at > _DYNAMIC)
+        return false;
+#if defined(__x86_64__)
+    uc->uc_mcontext.gregs[REG_RAX] = -ENOSYS;
+#elif defined(__aarch64__)
+    uc->uc_mcontext.regs[0] = (uint64_t)-ENOSYS;
+#endif
+    return true;
+}
+
 /* ---- claim --------------------------------------------------------------------------------------- */
 static void claim(void)
 {
@@ -414,8 +431,9 @@ static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
         __asm__ volatile("int3");
     }
 #endif
-    if (!queue_to_self(sig, si)) /* a sandbox without that call */
-        nng_sys3(SYS_tgkill, getpid_raw(), gettid_raw(), sig);
+    if (!queue_to_self(sig, si) && /* a sandbox without that call */
+        nng_sys3(SYS_tgkill, getpid_raw(), gettid_raw(), sig))
+        nng_sys2(SYS_tkill, gettid_raw(), sig); /* ... or without getpid */
 }
 
 static void end_by_default(int sig, siginfo_t *si, ucontext_t *uc, bool here)
@@ -524,7 +542,7 @@ void nng_crash_handler(int sig, siginfo_t *si, void *ctx)
     allow_unaligned();
     ucontext_t *uc = ctx;
     int saved = errno;
-    if (repair_own(sig, si)) {
+    if (repair_own(sig, si) || refuse_own(sig, si, uc)) {
         errno = saved;
         return;
     }

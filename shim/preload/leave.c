@@ -23,15 +23,16 @@ extern int __cxa_atexit(void (*)(void *), void *, void *);
 static _Atomic bool said;
 
 /* ---- the handshake -------------------------------------------------------------------------------- */
-/* A PID 1 that reaps nobody, common in containers, leaves a dead monitor as a zombie for ever. */
-static bool is_zombie(int pid)
+/* Or a zombie: a PID 1 that reaps nobody, common in containers, leaves a dead monitor as one for ever. A
+ * program's own sandbox more likely lets it read /proc than send signals. */
+static bool is_gone(int pid)
 {
     char path[40], text[128], *end = path + sizeof path;
     char *p = nng_fmt_u64(nng_fmt_str(path, end, "/proc/"), end, (uint64_t)pid);
     nng_fmt_str(p, end, "/stat");
     long fd = nng_sys3(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return false;
+        return nng_sys2(SYS_kill, pid, 0) == -ESRCH;
     long n = nng_sys3(SYS_read, fd, text, sizeof text);
     nng_sys1(SYS_close, fd);
     while (n > 0 && text[n - 1] != ')')
@@ -43,8 +44,7 @@ bool nng_leave_monitor_follows(const struct nng_header *h)
 {
     uint32_t state = atomic_load(&h->monitor_state);
     int pid = atomic_load(&h->monitor_pid);
-    return (state == NNG_M_READY || state == NNG_M_STARTED) && pid > 0 &&
-           nng_sys2(SYS_kill, pid, 0) != -ESRCH && !is_zombie(pid);
+    return (state == NNG_M_READY || state == NNG_M_STARTED) && pid > 0 && !is_gone(pid);
 }
 
 static void wait_word(_Atomic uint32_t *word, uint32_t while_it_is, int64_t left)
