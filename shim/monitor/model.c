@@ -134,14 +134,13 @@ int nng_model_alive_workers(const struct nng_model *m)
 
 void nng_model_prune(struct nng_model *m, uint64_t now)
 {
-    if (m->n < 512)
+    if (m->n < 256)
         return;
     size_t kept = 0;
-    size_t surplus = m->n - 256;
+    size_t surplus = m->n - 128;
     for (size_t i = 0; i < m->n; i++) {
         struct nng_tracked *t = m->t[i];
-        bool old = t->dead && t->judged && t->incident < 0 && t != m->root &&
-                   now - t->death_seen_ns > 2 * SECOND;
+        bool old = t->dead && t->judged && t != m->root && now - t->death_seen_ns > 2 * SECOND;
         if (old && surplus > 0) {
             surplus--;
             drop(t);
