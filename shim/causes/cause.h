@@ -106,6 +106,11 @@ void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int6
 void nng_fix_rescue(struct nng_verdict *v, const struct nng_evidence *ev, const char *what);
 void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need);
 void nng_fix_fewer_workers(struct nng_verdict *v, const struct nng_evidence *ev, int workers);
+/* docker or podman. */
+const char *nng_fix_engine(const struct nng_evidence *ev);
+/* A limit above the hard one: letter and long name as ulimit and prlimit know it. */
+void nng_fix_ulimit(struct nng_verdict *v, const struct nng_evidence *ev, char letter,
+                    const char *name, int64_t want);
 void nng_fix_no_workers(struct nng_verdict *v, const struct nng_evidence *ev);
 /* What the user typed, or "..." (in the user's eyes: the rest of their command). */
 const char *nng_fix_trainer(const struct nng_evidence *ev);

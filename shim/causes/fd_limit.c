@@ -37,13 +37,8 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, bool sy
         nng_fix_command(f, "ulimit -n %lld; %s", (long long)(hard < want ? hard : want),
                         nng_fix_trainer(ev));
         nng_fix_rescue(v, ev, "fd");
-    } else if (ev->machine.place == NNG_PL_DOCKER) {
-        f = nng_v_fix(v, false, "a higher limit for the container", "提高容器的上限");
-        nng_fix_command(f, "docker run --ulimit nofile=%lld …", (long long)want);
     } else {
-        f = nng_v_fix(v, false, "a higher limit; above the hard limit only root or the admin",
-                      "提高上限;超过硬上限需要 root 或管理员");
-        nng_fix_command(f, "ulimit -n %lld; %s", (long long)want, nng_fix_trainer(ev));
+        nng_fix_ulimit(v, ev, 'n', "nofile", want);
     }
     f = nng_v_fix(v, true, "let torch share by file names instead of descriptors",
                   "让 torch 通过文件名而不是描述符共享");

@@ -15,7 +15,7 @@ const char *nng_fix_trainer(const struct nng_evidence *ev)
     return ev->machine.trainer[0] ? NNG_FIELD(ev->machine.trainer) : "…";
 }
 
-static const char *engine(const struct nng_evidence *ev)
+const char *nng_fix_engine(const struct nng_evidence *ev)
 {
     return strstr(ev->machine.place_detail, "podman") ? "podman" : "docker";
 }
@@ -49,7 +49,7 @@ void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int6
     if (need <= 0) { /* nothing is known that a size could be computed from */
         f = nng_v_fix(v, false, "a larger /dev/shm", "加大 /dev/shm");
         if (ev->machine.place == NNG_PL_DOCKER)
-            nng_fix_command(f, "%s run --ipc=host …", engine(ev));
+            nng_fix_command(f, "%s run --ipc=host …", nng_fix_engine(ev));
         else
             nng_fix_command(f, "df -h /dev/shm");
         return;
@@ -60,7 +60,7 @@ void nng_fix_shm_size(struct nng_verdict *v, const struct nng_evidence *ev, int6
                               "此处 %d 个进程共需约 %s;也可用 --ipc=host", n, gib)
                   : nng_v_fix(v, false, "about %s are needed here; --ipc=host works too",
                               "此处约需 %s;也可用 --ipc=host", gib);
-        nng_fix_command(f, "%s run --shm-size=%s …", engine(ev), size);
+        nng_fix_command(f, "%s run --shm-size=%s …", nng_fix_engine(ev), size);
         break;
     case NNG_PL_KUBERNETES:
         f = nng_v_fix(v, false, "as a volume of the pod, mounted at /dev/shm; about %s are needed",
@@ -108,6 +108,36 @@ void nng_fix_rescue(struct nng_verdict *v, const struct nng_evidence *ev, const 
         nng_fix_cost(f, "no further than the hard limit", "不会超过硬上限");
 }
 
+void nng_fix_ulimit(struct nng_verdict *v, const struct nng_evidence *ev, char letter,
+                    const char *name, int64_t want)
+{
+    const char *unit = letter == 'n' ? "LimitNOFILE" : "LimitNPROC";
+    struct nng_fix *f;
+
+    switch (ev->machine.place) {
+    case NNG_PL_DOCKER:
+        f = nng_v_fix(v, false, "a higher limit for the container", "提高容器的上限");
+        nng_fix_command(f, "%s run --ulimit %s=%lld …", nng_fix_engine(ev), name, (long long)want);
+        break;
+    case NNG_PL_KUBERNETES:
+        f = nng_v_fix(v, false, "by the cluster's admin: the unit of the node's container runtime",
+                      "由集群管理员修改节点容器运行时的 systemd 单元");
+        nng_fix_command(f, "%s=%lld", unit, (long long)want);
+        break;
+    case NNG_PL_SLURM:
+        f = nng_v_fix(v, false, "by the cluster's admin: the unit of slurmd on the node",
+                      "由集群管理员修改节点上 slurmd 的单元");
+        nng_fix_command(f, "%s=%lld", unit, (long long)want);
+        break;
+    default:
+        f = nng_v_fix(v, false, "above the hard limit: needs root; for this shell alone",
+                      "超过硬上限:需要 root 权限;仅对当前 shell 有效");
+        nng_fix_command(f, "sudo prlimit --pid $$ --%s=%lld; %s", name, (long long)want,
+                        nng_fix_trainer(ev));
+        break;
+    }
+}
+
 void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_t need)
 {
     const char *size = nng_size_arg(need);
@@ -116,7 +146,7 @@ void nng_fix_memory(struct nng_verdict *v, const struct nng_evidence *ev, int64_
     switch (ev->machine.place) {
     case NNG_PL_DOCKER:
         f = nng_v_fix(v, false, "a higher memory limit for the container", "提高容器的内存上限");
-        nng_fix_command(f, "%s run --memory=%s …", engine(ev), size);
+        nng_fix_command(f, "%s run --memory=%s …", nng_fix_engine(ev), size);
         break;
     case NNG_PL_KUBERNETES:
         f = nng_v_fix(v, false, "in the container's spec: a higher memory limit",

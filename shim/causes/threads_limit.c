@@ -112,6 +112,25 @@ static bool no_room_for_a_stack(const struct nng_evidence *ev)
            limit - (int64_t)ev->usage.vm_size < stack;
 }
 
+/* The limit is that of a session, of a service, or of a job that somebody else made the cgroup for. */
+static void raise_cgroup(struct nng_verdict *v, const struct nng_evidence *ev, int64_t want)
+{
+    const char *path = ev->pids.path, *user = strstr(path, "/user-"), *name = strrchr(path, '/');
+    size_t n = name ? strlen(name) : 0;
+    struct nng_fix *f = nng_v_fix(v, false, "raise the limit of its cgroup; needs root: %s",
+                                  "提高所在 cgroup 的上限,需要 root 权限:%s", path);
+
+    if (n > 9 && !strcmp(name + n - 8, ".service") && !user)
+        nng_fix_command(f, "sudo systemctl set-property %s TasksMax=%lld", name + 1,
+                        (long long)want);
+    else if (user && strstr(user, ".slice"))
+        nng_fix_command(f, "sudo systemctl set-property %.*s TasksMax=%lld",
+                        (int)(strstr(user, ".slice") + 6 - user - 1), user + 1, (long long)want);
+    else
+        nng_fix_command(f, "echo %lld | sudo tee %s%s/pids.max", (long long)want,
+                        strncmp(path, "/sys/", 5) ? "/sys/fs/cgroup" : "", path);
+}
+
 static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum which which,
                    const struct nng_failcall *failed_call)
 {
@@ -126,20 +145,20 @@ static void advise(struct nng_verdict *v, const struct nng_evidence *ev, enum wh
         want *= 2;
     if (which == PIDS_CGROUP && ev->machine.place == NNG_PL_DOCKER) {
         f = nng_v_fix(v, false, "a higher limit of the container", "提高容器的上限");
-        nng_fix_command(f, "docker run --pids-limit=%lld …", (long long)want);
+        nng_fix_command(f, "%s run --pids-limit=%lld …", nng_fix_engine(ev), (long long)want);
     } else if (which == PIDS_CGROUP && ev->machine.place == NNG_PL_KUBERNETES) {
         f = nng_v_fix(v, false, "in the kubelet's configuration, by the cluster's admin",
                       "由集群管理员在 kubelet 配置中修改");
         nng_fix_command(f, "podPidsLimit: %lld", (long long)want);
     } else if (which == PIDS_CGROUP) {
-        f = nng_v_fix(v, false, "raise the limit of its cgroup; needs root: %s",
-                      "提高所在 cgroup 的上限,需要 root 权限:%s", ev->pids.path);
-        nng_fix_command(f, "sudo systemctl set-property user-$(id -u).slice TasksMax=%lld",
-                        (long long)want);
+        raise_cgroup(v, ev, want);
     } else if (which == NOT_SHOWN) {
         f = nng_v_fix(v, false, "look which limit it is: ulimit -u, or pids.max of its cgroup",
                       "查看是哪一个上限:ulimit -u,还是所在 cgroup 的 pids.max");
         nng_fix_command(f, "ulimit -u; cat /sys/fs/cgroup/pids.max");
+    } else if (which == NPROC && nng_ev_rlim(ev, RLIMIT_NPROC, true) > 0 &&
+               nng_ev_rlim(ev, RLIMIT_NPROC, true) < want) {
+        nng_fix_ulimit(v, ev, 'u', "nproc", want);
     } else if (which == NPROC) {
         f = nng_v_fix(v, false, "more processes and threads for this user",
                       "提高该用户的进程和线程上限");

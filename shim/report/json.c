@@ -116,12 +116,13 @@ static json_t *status(const struct nng_status *st)
 static json_t *run_part(const struct nng_run *r)
 {
     json_t *o = json_object();
+    char buf[64];
     put(o, "id", string(r->id));
     put(o, "dir", string_or_null(r->dir));
     put(o, "host", string(r->host));
     put(o, "root_pid", number(r->root_pid));
     put(o, "command", list(r->command, sizeof r->command));
-    put(o, "started", when(r, r->start_boot_ns));
+    put(o, "started", json_string(nng_say_rfc3339(buf, sizeof buf, r->start_real_ns)));
     put(o, "ended", when(r, r->end_boot_ns));
     put(o, "exit", r->exit.known ? status(&r->exit) : json_null());
     put(o, "ended_silently", json_boolean(r->ended_silently));

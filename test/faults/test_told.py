@@ -289,3 +289,21 @@ def test_children_of_another_user_say_nothing_of_the_folder(guard):
     with_nothing = [line for line in r.lines]
     subprocess.run(["rmdir", "/tmp/nnguard-65533"], stderr=subprocess.DEVNULL)
     assert r.rc == 0 and not with_nothing, str(r)
+
+
+# ---- fixes by place ----------------------------------------------------------------------------------
+FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); fs = []
+while True: fs.append(open("/etc/passwd"))
+"""
+
+
+@pytest.mark.parametrize("env,fix", [
+    ({"container": "podman"}, r"podman run --ulimit nofile=65536"),
+    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, r"Fix +LimitNOFILE=65536"),
+    ({"SLURM_JOB_ID": "7"}, r"Fix +LimitNOFILE=65536")])
+def test_above_the_hard_limit_the_fix_is_the_admins(guard, env, fix):
+    r = guard.guarded([sys.executable, "-c", FILES], env=env)
+    assert re.search(fix, re.sub(r"\s+", " ", screen(r))), str(r)
+    assert "Fix ulimit" not in re.sub(r"\s+", " ", screen(r)), str(r)
