@@ -37,6 +37,7 @@ struct current {
     enum phase phase;
     int sig;
     bool recorded; /* this fault stands in the journal */
+    bool nested;   /* our own code has met a fault already */
     const siginfo_t *si;
     const ucontext_t *uc;
     const char *frame; /* the handler's; tells a handler that was left by longjmp */
@@ -395,8 +396,9 @@ static void narrow(ucontext_t *uc, int sig)
     __builtin_memcpy(&uc->uc_sigmask, &mask, sizeof mask);
 }
 
-/* The instruction faults again when it is returned to. Not so a trap or a refused system call, which
- * have passed; nor surely a SIGBUS, since the file system may have got room meanwhile. */
+/* The instruction faults again when it is returned to, unless another thread has mapped that address
+ * meanwhile. Not so a trap or a refused system call, which have passed; nor surely a SIGBUS, since the file
+ * system may have got room. So this is only for where a queued signal does not work. */
 static bool strikes_again(int sig, const siginfo_t *si)
 {
     return by_kernel(si) && (sig == SIGSEGV || sig == SIGILL || sig == SIGFPE);
@@ -423,7 +425,7 @@ static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
         return;
     kernel_default(sig);
     narrow(uc, sig);
-    if (here && (strikes_again(sig, si) || (first && sig == SIGBUS)))
+    if (here && first && (strikes_again(sig, si) || sig == SIGBUS))
         return;
 #if defined(__x86_64__)
     if (first && sig == SIGTRAP) {
@@ -432,7 +434,7 @@ static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
     }
 #endif
     if (!queue_to_self(sig, si) && /* a sandbox without that call */
-        nng_sys3(SYS_tgkill, getpid_raw(), gettid_raw(), sig))
+        !(here && strikes_again(sig, si)) && nng_sys3(SYS_tgkill, getpid_raw(), gettid_raw(), sig))
         nng_sys2(SYS_tkill, gettid_raw(), sig); /* ... or without getpid */
 }
 
@@ -488,6 +490,13 @@ static void nested(int sig, siginfo_t *si, ucontext_t *uc)
     }
     if (!by_kernel(si))
         return;
+    /* What ends us meets it too (a sandbox that traps getpid): nothing but the default, or it never ends. */
+    if (cur.nested) {
+        kernel_default(sig);
+        narrow(uc, sig);
+        return;
+    }
+    cur.nested = true;
     nng_health(NNG_H_NESTED);
     if (getpid_raw() == 1) { /* a queued signal would be dropped: fault again, with this one */
         kernel_default(sig);
@@ -554,18 +563,22 @@ void nng_crash_handler(int sig, siginfo_t *si, void *ctx)
         return;
     }
     struct sigaction act;
+    struct current before = cur;
     nng_sig_lookup(sig, &act);
-    if (!nng_is_self()) {
+    if (cur.phase == OUTSIDE) /* the question below is a system call, which may be the next fault */
+        cur = (struct current){OURS, sig, false, false, si, uc, __builtin_frame_address(0)};
+    bool self = nng_is_self();
+    cur = before;
+    if (!self) {
         errno = saved;
         without_record(&act, sig, si, uc);
         return;
     }
-    struct current before = cur;
     bool outer = before.phase == OUTSIDE;
     bool program = act.sa_handler != SIG_DFL && act.sa_handler != SIG_IGN;
     cur.phase = OURS;
     if (outer) {
-        cur = (struct current){OURS, sig, false, si, uc, __builtin_frame_address(0)};
+        cur = (struct current){OURS, sig, false, false, si, uc, __builtin_frame_address(0)};
         uint32_t n = atomic_load(&repaired);
         if (!program || n < LONG_LOOKS || is_power_of_two(n)) {
             claim();

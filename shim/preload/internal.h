@@ -101,6 +101,8 @@ void nng_signals_init(void);
 void nng_signals_after_fork(void);
 /* [init] Alternate stack for the main thread; thread hook set-up. threads.c */
 void nng_threads_init(void);
+/* [as-safe] Our alternate stack again for the calling main thread, where a smaller one was laid over it. */
+void nng_threads_main_stack_again(void);
 /* [init] Register the exit handlers. leave.c */
 void nng_leave_init(void);
 

@@ -195,8 +195,10 @@ static bool fh_takes(int sig, const struct sigaction *act, struct sigaction *old
         return true;
     }
     void (*none)(int) = 0;
-    if (fh_shaped(act))
-        atomic_compare_exchange_strong(&fh_function, &none, act->sa_handler);
+    /* It has just laid an alternate stack of its own, small, on the heap and without a guard, which the program
+     * did not ask for: a handler of the program's would run into its memory. */
+    if (fh_shaped(act) && atomic_compare_exchange_strong(&fh_function, &none, act->sa_handler))
+        nng_threads_main_stack_again();
     if (act->sa_handler != atomic_load(&fh_function))
         return false;
     if (old) {

@@ -11,22 +11,29 @@
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
-#define PAGE 4096ul
-/* Ours needs a few KiB; the program's own handler runs there too. Untouched pages cost nothing. */
-#define THREAD_ROOM (32ul << 10)
-#define MAIN_ROOM (64ul << 10)
+#define PAGE page
+/* Ours needs a few KiB; but the program's own handler runs there too, also one that asked for no alternate
+ * stack and would have had the whole of the thread's. Untouched pages cost nothing but address space. */
+#define THREAD_ROOM (256ul << 10)
+#define MAIN_ROOM (8ul << 20)
+#define MAIN_ROOM_SMALL (128ul << 10) /* where the address space is limited */
 #define KEPT 16
+
+static size_t page = 4096; /* 64 KiB on some aarch64 kernels: a guard must be whole pages */
 
 struct start {
     void *(*run)(void *);
     void *arg;
 };
 
+static char *main_region; /* the main thread's; NULL: it had one of its own, or there was no room */
+static size_t main_size;
 static size_t thread_size; /* guard, stack and start arguments; 0: no stacks for threads */
 static pthread_key_t key;
 static _Atomic(char *) kept[KEPT];
@@ -48,7 +55,10 @@ static char *map_region(size_t size)
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (r < 0 && r >= -4095)
         return 0;
-    nng_sys3(SYS_mprotect, r, PAGE, PROT_NONE);
+    if (nng_sys3(SYS_mprotect, r, PAGE, PROT_NONE)) {
+        nng_sys2(SYS_munmap, r, size);
+        return 0;
+    }
     return (char *)r;
 }
 
@@ -144,18 +154,36 @@ HOOK(int, pthread_create,
     return rc;
 }
 
+void nng_threads_main_stack_again(void)
+{
+    stack_t now = {0};
+    if (main_region && nng_sys2(SYS_sigaltstack, 0, &now) == 0 && now.ss_sp != main_region + PAGE &&
+        now.ss_size < main_size)
+        set_stack(main_region, main_size);
+}
+
 void nng_threads_init(void)
 {
     if (!nng_st.python)
         return;
-    size_t least = getauxval(AT_MINSIGSTKSZ);
+    size_t least = getauxval(AT_MINSIGSTKSZ), size = getauxval(AT_PAGESZ);
+    if (size && !(size & (size - 1)))
+        page = size;
     size_t round = (least + PAGE - 1) & ~(PAGE - 1);
     stack_t now = {0};
     if (nng_sys2(SYS_sigaltstack, 0, &now) == 0 && now.ss_flags & SS_DISABLE) {
-        char *r = map_region(PAGE + round + MAIN_ROOM);
-        if (!r || set_stack(r, PAGE + round + MAIN_ROOM))
+        struct rlimit l;
+        bool tight = !nng_sys4(SYS_prlimit64, 0, RLIMIT_AS, 0, &l) && l.rlim_cur < 16ull << 30;
+        main_size = PAGE + round + (tight ? MAIN_ROOM_SMALL : MAIN_ROOM);
+        main_region = map_region(main_size);
+        if (!main_region) {
+            main_size = PAGE + round + MAIN_ROOM_SMALL;
+            main_region = map_region(main_size);
+        }
+        if (!main_region || set_stack(main_region, main_size))
             nng_health(NNG_H_NO_ALTSTACK);
     }
     if (key_create && set_specific && key_create(&key, thread_ends) == 0)
-        thread_size = PAGE + round + THREAD_ROOM;
+        thread_size =
+            PAGE + round + THREAD_ROOM; /* a multiple of PAGE where that is at most 256 KiB */
 }
