@@ -12,7 +12,8 @@ from conftest import SYSTEM_PYTHON
 
 CUT = 'p = os.environ.get("NNGUARD_RUN")\nif p: os.truncate(p, 8192)\n'
 FILL = """
-import os, sys
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
 os.mkdir(sys.argv[1] + "/none")
 fd = os.open(sys.argv[1] + "/fill", os.O_CREAT | os.O_WRONLY)
 n = 0
@@ -24,9 +25,9 @@ for sync in (False, True):
                 n += k
                 if sync: os.fsync(fd)
             except OSError: break
-os.sync()
+libc.syncfs(fd)
 os.rename(sys.argv[1] + "/none", sys.argv[1] + "/full")
-os.sync()
+libc.syncfs(fd)
 """
 FULL = """
 import os, signal, subprocess, sys, threading, time

@@ -158,7 +158,7 @@ def test_disk_fills_up_while_we_record(guard, loop, kind):
     fs = loop(kind, (24 if kind == "ext4" else 128) << 20)
     path = os.path.join(fs.mount_point, "filler")
     script = f"""
-import os, subprocess, sys, multiprocessing as mp
+import ctypes, os, subprocess, sys, multiprocessing as mp
 fd = os.open({path!r}, os.O_WRONLY | os.O_CREAT)
 size = 1 << 20
 while size >= 512:
@@ -172,8 +172,7 @@ for n in range(400):                       # birth, exit, kill: records all of t
     if pid == 0: os._exit(0)
     os.waitpid(pid, 0)
     os.kill(os.getpid(), 0)
-try: os.sync()
-except OSError: pass
+ctypes.CDLL(None).syncfs(fd)               # of this file system: sync() waits for all the others, too
 for n in range(400):
     pid = os.fork()
     if pid == 0: os._exit(0)
