@@ -49,7 +49,7 @@ const char *nng_bytes(int64_t bytes)
 
 const char *nng_size_arg(int64_t bytes)
 {
-    static _Thread_local char ring[8][16];
+    static _Thread_local char ring[8][24];
     static _Thread_local unsigned at;
     char *out = ring[at++ % 8];
     int64_t mib = bytes <= 0 ? 1 : (bytes - 1) / (1024 * 1024) + 1;
