@@ -10,25 +10,37 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FAMILY 128 /* descendants looked at */
 #define REMIND_EVERY (600 * NNG_SECOND)
 #define ENDING_STEP (10 * NNG_SECOND)
 #define SIGN_OF_LIFE (NNG_SECOND / 5) /* processor time in one second that counts as work */
 
-/* Processor time of the workers, for what can be seen of it. */
-static uint64_t workers_cpu(const struct nng_mon *m)
+static uint64_t cpu_of(int pid)
 {
-    uint64_t sum = 0;
-    int asked = 0;
+    struct nng_pstat st;
+    return nng_proc_stat(pid, &st) ? 0 : st.utime_ns + st.stime_ns;
+}
 
-    for (size_t i = 0; i < m->model.n && asked < 32; i++) {
-        struct nng_pstat st;
-        const struct nng_tracked *t = m->model.t[i];
-        if (t->dead || t->role != NNG_ROLE_WORKER)
-            continue;
-        asked++;
-        if (!nng_proc_stat(t->pid, &st))
-            sum += st.utime_ns + st.stime_ns;
+/* Processor time of what the trainer started and may be waiting for: the processes of the run; and where a
+ * run may be ended for it, all descendants, also those that no library of ours is in. */
+static uint64_t others_cpu(const struct nng_mon *m)
+{
+    int pids[FAMILY], n = 0;
+    uint64_t sum = 0;
+
+    if (m->end_on_stall) {
+        n = nng_proc_children(m->run.root_pid, pids, FAMILY);
+        for (int i = 0; i < n; i++) {
+            int more = nng_proc_children(pids[i], pids + n, FAMILY - n);
+            n += more > 0 ? more : 0;
+        }
+    } else {
+        for (size_t i = 0; i < m->model.n && n < FAMILY; i++)
+            if (!m->model.t[i]->dead && m->model.t[i] != m->model.root)
+                pids[n++] = m->model.t[i]->pid;
     }
+    for (int i = 0; i < n; i++)
+        sum += cpu_of(pids[i]);
     return sum;
 }
 
@@ -43,7 +55,7 @@ static void look_for_progress(struct nng_mon *m, uint64_t now, const struct nng_
     if (!r || r->dead || nng_proc_stat(r->pid, &st))
         return;
     uint64_t cpu = st.utime_ns + st.stime_ns;
-    uint64_t workers = workers_cpu(m);
+    uint64_t workers = others_cpu(m);
     uint32_t tail =
         r->proc_index >= 0
             ? atomic_load_explicit(&m->view.j->procs[r->proc_index].tail_pos, memory_order_relaxed)

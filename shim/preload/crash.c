@@ -396,12 +396,22 @@ static void narrow(ucontext_t *uc, int sig)
     __builtin_memcpy(&uc->uc_sigmask, &mask, sizeof mask);
 }
 
-/* The instruction faults again when it is returned to, unless another thread has mapped that address
- * meanwhile. Not so a trap or a refused system call, which have passed; nor surely a SIGBUS, since the file
- * system may have got room. So this is only for where a queued signal does not work. */
+/* Where nothing is mapped still: then the instruction faults again, and the kernel writes its "segfault at"
+ * line, which a queued signal does not get. Another thread may have mapped the place while we held this one. */
+static bool is_unmapped(const siginfo_t *si)
+{
+    unsigned char in_core;
+    uintptr_t at = (uintptr_t)si->si_addr & ~(uintptr_t)4095;
+    return si->si_code == SEGV_MAPERR && nng_sys3(SYS_mincore, at, 1, &in_core) == -ENOMEM;
+}
+
+/* The instruction faults again when it is returned to. Not so a trap or a refused system call, which
+ * have passed; nor surely a SIGBUS, since the file system may have got room meanwhile; nor a SIGSEGV where
+ * the memory may be another now. */
 static bool strikes_again(int sig, const siginfo_t *si)
 {
-    return by_kernel(si) && (sig == SIGSEGV || sig == SIGILL || sig == SIGFPE);
+    return by_kernel(si) && (sig == SIGILL || sig == SIGFPE ||
+                             (sig == SIGSEGV && (si->si_code == SI_KERNEL || is_unmapped(si))));
 }
 
 static bool queue_to_self(int sig, const siginfo_t *si)
@@ -425,7 +435,8 @@ static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
         return;
     kernel_default(sig);
     narrow(uc, sig);
-    if (here && first && (strikes_again(sig, si) || sig == SIGBUS))
+    bool fault = sig == SIGSEGV || sig == SIGBUS;
+    if (here && (strikes_again(sig, si) || (first && fault && by_kernel(si))))
         return;
 #if defined(__x86_64__)
     if (first && sig == SIGTRAP) {
@@ -433,9 +444,11 @@ static void die(int sig, const siginfo_t *si, ucontext_t *uc, bool here)
         __asm__ volatile("int3");
     }
 #endif
-    if (!queue_to_self(sig, si) && /* a sandbox without that call */
-        !(here && strikes_again(sig, si)) && nng_sys3(SYS_tgkill, getpid_raw(), gettid_raw(), sig))
-        nng_sys2(SYS_tkill, gettid_raw(), sig); /* ... or without getpid */
+    if (queue_to_self(sig, si) || (here && fault && by_kernel(si)))
+        return;
+    /* a sandbox without that call, or without getpid */
+    if (nng_sys3(SYS_tgkill, getpid_raw(), gettid_raw(), sig))
+        nng_sys2(SYS_tkill, gettid_raw(), sig);
 }
 
 static void end_by_default(int sig, siginfo_t *si, ucontext_t *uc, bool here)

@@ -18,7 +18,8 @@ static const struct {
     [W_DIED] = {"{1} died ({2}): {3}", "{1}已死亡({2}):{3}"},
     [W_KILLED] = {"{1} was killed ({2}): {3}", "{1}被强制终止({2}):{3}"},
     [W_FAILED] = {"{1} failed ({2}): {3}", "{1}出错({2}):{3}"},
-    [W_STANDS_STILL] = {"training stands still: {1}", "训练停滞不前:{1}"},
+    /* said at the first failure, when what it leads to is not known yet */
+    [W_STANDS_STILL] = {"training may stand still from here on: {1}", "训练可能就此停滞:{1}"},
     [W_PID] = {"pid {1}", "pid {1}"},
     [W_RANK] = {"rank {1}", "rank {1}"},
     [W_EXIT_STATUS] = {"exit status {1}", "退出码 {1}"},
