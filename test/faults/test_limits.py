@@ -105,7 +105,7 @@ def test_cpu_soft_limit(guard):
 
 def test_cpu_hard_limit(guard):
     """At the hard limit the kernel sends SIGKILL: not an OOM kill, not a person."""
-    r = guard.both(victim("limit", "CPU", 1, 1, "spin", 20))
+    r = guard.both(victim("limit", "CPU", 2, 2, "spin", 20))
     incident_of(r, "cpu_limit", ("certain", "likely"), signo=signal.SIGKILL, role="worker")
 
 
