@@ -71,6 +71,16 @@ static void take(struct nng_segment *s)
     syscall(SYS_futex, &s->state, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+/* The maker was killed before it had put the link in its place, or taken away what lay there. */
+static void tidy_after(const struct nng_segment *s)
+{
+    char path[64];
+
+    snprintf(path, sizeof path, "/dev/shm/.nnguard-%u-%u", s->pid,
+             (unsigned)(s - journal->segments));
+    unlink(path);
+}
+
 static void let_go(struct nng_segment *s)
 {
     if (s->held == number_of(s, 0))
@@ -78,6 +88,8 @@ static void let_go(struct nng_segment *s)
     if (s->held_name == number_of(s, 1))
         close(s->held_name);
     s->held = s->held_name = -1;
+    if (s->mem_fd >= 0 && gone(s->pid)) /* another one has removed the name meanwhile */
+        tidy_after(s);
     atomic_store(&s->ino, 0);
     atomic_store_explicit(&s->state, NNG_SG_FREE, memory_order_release);
 }
@@ -90,16 +102,6 @@ static void drop(struct nng_segment *s)
         atomic_fetch_sub(&journal->hdr.rescue_named, 1);
         let_go(s);
     }
-}
-
-/* The maker was killed before it had put the link in its place, or taken away what lay there. */
-static void tidy_after(const struct nng_segment *s)
-{
-    char path[64];
-
-    snprintf(path, sizeof path, "/dev/shm/.nnguard-%u-%u", s->pid,
-             (unsigned)(s - journal->segments));
-    unlink(path);
 }
 
 static bool name_is_gone(struct nng_segment *s)
@@ -236,9 +238,13 @@ void nng_hold_finish(struct nng_mon *m)
         pthread_mutex_unlock(&table);
     }
     pthread_mutex_lock(&table); /* for ever: nothing is taken any more */
-    for (unsigned i = 0; i < NNG_SEGMENTS_N; i++) {
+    uint32_t top =
+        atomic_load(&journal->hdr.rescue_top); /* untouched entries stay untouched pages */
+    for (uint32_t i = 0; i < top && i < NNG_SEGMENTS_N; i++) {
         struct nng_segment *s = &journal->segments[i];
         if (atomic_load(&s->state) == NNG_SG_HELD && s->held_name == number_of(s, 1))
             remove_name(s);
+        if (s->pid && gone(s->pid))
+            tidy_after(s);
     }
 }
